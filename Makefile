@@ -1,0 +1,66 @@
+# Setting up, testing and rehearsing. `make` alone says what there is.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+# The uv on PATH, or else our own. A virtual environment that happens to be active is not ours to fill.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+unexport VIRTUAL_ENV
+
+.PHONY: help
+help:  ## say what there is
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1 \2/p' Makefile | while read -r name text; do \
+		printf '  %-14s%s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: packages .venv/.installed  ## install everything the other targets need; quick when there is nothing to do
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "$(READY)",:)
+READY := Ready. Next: make test, or make rehearse.
+
+.PHONY: test
+test: lint  ## lint, then every test this machine can run; the last line names what it cannot
+	@.venv/bin/pytest
+
+.PHONY: lint
+lint: setup  ## ruff and mypy
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+.PHONY: rehearse
+rehearse: setup  ## bring up the rehearsal cloud on this machine (Linux, root)
+	@.venv/bin/python -m rehearsal up
+
+.PHONY: down
+down:  ## take the rehearsal cloud down
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m rehearsal down; fi
+
+.PHONY: requirements
+requirements: $(UV)  ## lock again, after a change in pyproject.toml
+	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
+		--quiet --output-file $(or $(OUT),requirements.txt)
+
+# How setup does it
+
+.PHONY: packages
+packages:
+	@./setup.sh
+
+.uv/bin/uv: | packages
+	@echo "setup: installing uv $(UV_VERSION) into .uv"
+	@python3 -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/bin/python: | $(UV)
+	@$(UV) venv --quiet --clear .venv
+	@echo "setup: made .venv with $$(.venv/bin/python --version)"
+
+.venv/.installed: .venv/bin/python requirements.txt pyproject.toml | $(UV)
+	@echo "setup: installing what requirements.txt locks into .venv"
+	@$(UV) pip sync --quiet --python .venv --require-hashes requirements.txt
+	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""How to reach things: clients, tunnels and shells as Prefect blocks."""

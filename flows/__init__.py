@@ -1,0 +1,1 @@
+"""What happens: the flows, and the spec, catalog and engine behind them."""

@@ -1,0 +1,551 @@
+"""Instances: their bodies, their life, and the machines behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rehearsal import errors, image, inventory
+from rehearsal.compute import (
+    DISKS,
+    Collection,
+    Mutated,
+    check_fingerprint,
+    check_labels,
+    check_scope,
+    reference,
+)
+from rehearsal.config import PROJECT
+from rehearsal.disk import Disk
+from rehearsal.errors import ApiError, Json, OperationError
+from rehearsal.gateway import Call, handles
+from rehearsal.iam import ACT_AS
+from rehearsal.machine import Machine
+from rehearsal.network import join
+from rehearsal.operations import mutates
+from rehearsal.store import fingerprint, link, normalize, path_of, short
+
+if TYPE_CHECKING:
+    from rehearsal.cloud import Cloud
+
+SERIAL_BYTES = 1 << 20
+"""As much of the console as one answer shows, as on Google."""
+
+
+class Instances(Collection):
+    name, kind = "instances", "compute#instance"
+
+    def __init__(self) -> None:
+        super().__init__()
+        for action, handler in {
+            "start": self.start,
+            "stop": self.stop,
+            "reset": self.reset,
+            "setMetadata": self.set_metadata,
+            "setTags": self.set_tags,
+            "setMachineType": self.set_machine_type,
+            "setServiceAccount": self.set_service_account,
+            "setDeletionProtection": self.set_deletion_protection,
+            "setScheduling": self.set_scheduling,
+            "updateShieldedInstanceConfig": self.update_shielded,
+            "addAccessConfig": self.add_access,
+            "deleteAccessConfig": self.delete_access,
+            "attachDisk": self.attach,
+            "detachDisk": self.detach,
+        }.items():
+            mutates(f"compute.instances.{action}")(handler)
+        handles("compute.instances.getGuestAttributes")(self.guest_attributes)
+        handles("compute.instances.getSerialPortOutput")(self.serial)
+
+    def stamp(self, resource: Json) -> Json:
+        super().stamp(resource)
+        for part, content in (("metadata", "items"), ("tags", "items")):
+            value = resource.setdefault(part, {})
+            value["fingerprint"] = fingerprint(value.get(content, []))
+        ignored = ("fingerprint", "status")
+        resource["fingerprint"] = fingerprint(
+            {k: v for k, v in resource.items() if k not in ignored}
+        )
+        return resource
+
+    # Insert
+
+    def prepare(self, cloud: Cloud, call: Call, resource: Json) -> None:
+        zone = "/".join(call.path.split("/")[:4])
+        self._check_machine_type(cloud, resource, zone)
+        check_labels(resource.get("labels", {}))
+        _check_metadata(resource.setdefault("metadata", {}))
+        resource["metadata"]["kind"] = "compute#metadata"
+        resource.setdefault("tags", {})
+        resource.setdefault("deletionProtection", False)
+        resource.setdefault("canIpForward", False)
+        shielded = resource.setdefault("shieldedInstanceConfig", {})
+        shielded.setdefault("enableSecureBoot", False)
+        shielded.setdefault("enableVtpm", True)
+        shielded.setdefault("enableIntegrityMonitoring", True)
+        resource["shieldedInstanceIntegrityPolicy"] = {"updateAutoLearnPolicy": True}
+        _default_scheduling(resource.setdefault("scheduling", {}))
+        self._prepare_network(cloud, call, resource)
+        self._prepare_disks(cloud, resource, zone)
+        resource.update(
+            status="PROVISIONING",
+            cpuPlatform="Intel Broadwell",
+            startRestricted=False,
+        )
+
+    def _check_machine_type(self, cloud: Cloud, resource: Json, zone: str) -> Json:
+        machine_type = reference(cloud, resource, "machineType")
+        if not path_of(machine_type["selfLink"]).startswith(f"{zone}/"):
+            why = "Machine type is in another zone."
+            raise errors.invalid("machineType", resource["machineType"], why)
+        return machine_type
+
+    def _prepare_network(self, cloud: Cloud, call: Call, resource: Json) -> None:
+        nics = resource.get("networkInterfaces")
+        if not nics:
+            why = "At least one network interface is required."
+            raise errors.invalid("networkInterfaces", "", why)
+        if len(nics) > 1:
+            raise errors.not_implemented("more than one network interface")
+        nic = nics[0]
+        region = call.params["zone"].rpartition("-")[0]
+        if "subnetwork" not in nic:
+            default = link(f"projects/{PROJECT}/global/networks/default")
+            network = reference(cloud, {"network": nic.get("network", default)}, "network")
+            here = [s for s in cloud.subnets(network["selfLink"]) if short(s["region"]) == region]
+            if not here or not network["autoCreateSubnetworks"]:
+                why = f"No subnetwork of the network in region {region}, or none was named."
+                raise errors.invalid("networkInterfaces[0].subnetwork", "", why)
+            nic["subnetwork"] = here[0]["selfLink"]
+        subnet = reference(cloud, nic, "subnetwork")
+        if short(subnet["region"]) != region:
+            why = f"The subnetwork is not in region {region}."
+            raise errors.invalid("networkInterfaces[0].subnetwork", nic["subnetwork"], why)
+        nic["network"] = subnet["network"]
+        wanted = nic.setdefault("networkIP", cloud.free_address(subnet))
+        self._check_address(cloud, wanted, subnet)
+        nic.update(name="nic0", kind="compute#networkInterface", stackType="IPV4_ONLY")
+        for access in nic.get("accessConfigs", ()):
+            _complete_access(cloud, access)
+        nic["fingerprint"] = fingerprint(nic)
+
+    def _check_address(self, cloud: Cloud, wanted: str, subnet: Json) -> None:
+        field = "networkInterfaces[0].networkIP"
+        try:
+            address = ipaddress.IPv4Address(wanted)
+        except ValueError:
+            raise errors.invalid(field, wanted, "It is not an IPv4 address.") from None
+        if address not in ipaddress.IPv4Network(subnet["ipCidrRange"]):
+            raise errors.invalid(field, wanted, "It is not within the subnetwork's range.")
+        if cloud.instance_at(subnet["network"], wanted):
+            raise ApiError(400, "ipInUse", f"IP address '{wanted}' is already being used.")
+
+    def _prepare_disks(self, cloud: Cloud, resource: Json, zone: str) -> None:
+        disks = resource.get("disks", [])
+        if not disks or not disks[0].get("boot"):
+            raise errors.invalid("disks", "", "The first disk has to be a boot disk.")
+        for index, attached in enumerate(disks):
+            initialize = attached.pop("initializeParams", None)
+            if (initialize is None) == ("source" not in attached):
+                raise errors.invalid(f"disks[{index}]", "", "Give initializeParams or a source.")
+            if initialize is None:
+                reference(cloud, attached, "source")
+            else:
+                _plan_disk(cloud, attached, initialize, resource["name"], zone, index)
+            attached.setdefault("deviceName", f"persistent-disk-{index}")
+            attached.setdefault("autoDelete", False)
+            attached.setdefault("boot", False)
+            attached.update(index=index, kind="compute#attachedDisk", type="PERSISTENT")
+            attached.setdefault("mode", "READ_WRITE")
+            attached.setdefault("interface", "SCSI")
+
+    async def insert(self, cloud: Cloud, call: Call) -> Mutated:
+        resource, work, undo = await super().insert(cloud, call)
+
+        async def all_or_nothing() -> None:
+            try:
+                for account in resource.get("serviceAccounts", ()):
+                    _check_act_as(cloud, call.caller, account["email"])
+                await self.changed(cloud, resource)
+            except BaseException:
+                await self.deleted(cloud, resource)
+                raise
+
+        return resource, all_or_nothing if work else None, undo
+
+    async def changed(self, cloud: Cloud, resource: Json) -> None:
+        """Make disks, namespace and machine, and power it on."""
+        self._check_quota(cloud, resource)
+        for attached in resource["disks"]:
+            await _make_disk(cloud, attached, resource["selfLink"])
+        await self._boot_first(cloud, resource)
+
+    async def _boot_first(self, cloud: Cloud, resource: Json) -> None:
+        resource["status"] = "STAGING"
+        machine = self._machine(cloud, resource)
+        cloud.machines[resource["id"]] = machine
+        await machine.create()
+        nic = resource["networkInterfaces"][0]
+        subnet = cloud.store.find(path_of(nic["subnetwork"]))
+        vpc = cloud.vpcs[nic["network"]].namespace
+        port = f"i{resource['id'][-12:]}"
+        address = nic["networkIP"]
+        await join(machine.namespace, vpc, port, address, subnet["gatewayAddress"], mac(address))
+        await cloud.network_changed(nic["network"])
+        await self._power_on(cloud, resource)
+
+    def _check_quota(self, cloud: Cloud, resource: Json) -> None:
+        region = short(resource["zone"]).rpartition("-")[0]
+        for metric, used in inventory.regional_usage(cloud.store, region).items():
+            if used > cloud.quotas[metric]:
+                raise errors.over_quota(metric, cloud.quotas[metric], region)
+
+    def _machine(self, cloud: Cloud, resource: Json) -> Machine:
+        boot = cloud.store.find(path_of(resource["disks"][0]["source"]))
+        cpus, memory = inventory.MACHINE_TYPES[short(resource["machineType"])]
+
+        def seed(root: Path) -> None:
+            write_hosts(root, resource["networkInterfaces"][0]["networkIP"], resource)
+
+        async def ended(code: int) -> None:
+            resource["status"] = "TERMINATED"
+            if code and resource["scheduling"]["automaticRestart"]:
+                await self._power_on(cloud, resource)
+
+        return Machine(
+            name=f"i{resource['id']}",
+            hostname=resource["name"],
+            disk=Disk(boot["id"]),
+            layers=[image.image()],
+            cpus=cpus,
+            memory=memory << 20,
+            seed=seed,
+            ended=ended,
+        )
+
+    async def _power_on(self, cloud: Cloud, resource: Json) -> None:
+        machine = cloud.machine(resource)
+        await machine.start()
+        for attached in resource["disks"][1:]:
+            await _plug(cloud, machine, attached)
+        resource["status"] = "RUNNING"
+
+    # Life
+
+    def deletable(self, cloud: Cloud, resource: Json) -> None:
+        if resource["deletionProtection"]:
+            raise errors.invalid_usage("Resource cannot be deleted if it's protected against deletion.")
+
+    async def deleted(self, cloud: Cloud, resource: Json) -> None:
+        resource["status"] = "STOPPING"
+        if machine := cloud.machines.pop(resource["id"], None):
+            await machine.delete()
+        cloud.guest_attributes.pop(resource["id"], None)
+        for attached in resource["disks"]:
+            cloud.planned_disks.pop(attached["source"], None)
+            if disk := cloud.store.get(attached["source"]):
+                disk["users"] = []
+                if attached["autoDelete"]:
+                    await DISKS.deleted(cloud, disk)
+                    cloud.store.remove(path_of(disk["selfLink"]))
+
+    async def gone(self, cloud: Cloud, resource: Json) -> None:
+        await cloud.network_changed(resource["networkInterfaces"][0]["network"])
+
+    async def start(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+
+        async def work() -> None:
+            if resource["status"] == "TERMINATED":
+                resource["status"] = "STAGING"
+                cpus, memory = inventory.MACHINE_TYPES[short(resource["machineType"])]
+                machine = cloud.machine(resource)
+                machine.cpus, machine.memory = cpus, memory << 20
+                await self._power_on(cloud, resource)
+
+        return resource, work, None
+
+    async def stop(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+
+        async def work() -> None:
+            if resource["status"] == "RUNNING":
+                resource["status"] = "STOPPING"
+                await cloud.machine(resource).stop()
+                resource["status"] = "TERMINATED"
+
+        return resource, work, None
+
+    async def reset(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        if resource["status"] != "RUNNING":
+            raise errors.not_ready(path_of(resource["selfLink"]))
+
+        async def work() -> None:
+            await cloud.machine(resource).cut()
+            await self._power_on(cloud, resource)
+
+        return resource, work, None
+
+    def _target(self, cloud: Cloud, call: Call) -> Json:
+        """The instance a request with an action in its path is about."""
+        check_scope(cloud, call)
+        return self.stamp(cloud.store.find(call.path.rpartition("/")[0]))
+
+    # Changes
+
+    async def set_metadata(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        check_fingerprint(call.body, resource["metadata"]["fingerprint"], "metadata")
+        _check_metadata(call.body)
+        resource["metadata"] = {"kind": "compute#metadata", "items": call.body.get("items", [])}
+        self.stamp(resource)
+        return resource, cloud.changed_metadata, None
+
+    async def set_tags(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        check_fingerprint(call.body, resource["tags"]["fingerprint"])
+        resource["tags"] = {"items": call.body.get("items", [])}
+        self.stamp(resource)
+        network = resource["networkInterfaces"][0]["network"]
+        return resource, lambda: cloud.network_changed(network), None
+
+    async def set_machine_type(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        body = normalize(call.body, PROJECT)
+        zone = "/".join(call.path.split("/")[:4])
+        wanted = self._check_machine_type(cloud, body, zone)["selfLink"]
+
+        async def work() -> None:
+            if resource["status"] != "TERMINATED":
+                path = path_of(resource["selfLink"])
+                message = f"The resource '{path}' is not ready"
+                raise OperationError("RESOURCE_NOT_READY", message, 400)
+            resource["machineType"] = wanted
+
+        return resource, work, None
+
+    async def set_service_account(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+
+        async def work() -> None:
+            if resource["status"] != "TERMINATED":
+                raise OperationError(
+                    "RESOURCE_NOT_READY",
+                    "The instance must be stopped before the service account can be changed.",
+                    400,
+                )
+            email = call.body.get("email")
+            if email:
+                _check_act_as(cloud, call.caller, email)
+            account = {"email": email, "scopes": call.body.get("scopes", [])}
+            resource["serviceAccounts"] = [account] if email else []
+
+        return resource, work, None
+
+    async def set_deletion_protection(self, cloud: Cloud, call: Call) -> Mutated:
+        check_scope(cloud, call)
+        resource = cloud.store.find(call.path.removesuffix("/setDeletionProtection"))
+        resource["deletionProtection"] = call.query.get("deletionProtection", "true").lower() == "true"
+        return resource, None, None
+
+    async def set_scheduling(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        resource["scheduling"].update(call.body)
+        return resource, None, None
+
+    async def update_shielded(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        current = resource["shieldedInstanceConfig"]
+        locked = {"enableSecureBoot", "enableVtpm"}
+        changes = {k: v for k, v in call.body.items() if current.get(k) != v}
+        if resource["status"] != "TERMINATED" and locked & changes.keys():
+            raise errors.invalid_usage("Instance should be in the STOPPED state.")
+        current.update(changes)
+        return resource, None, None
+
+    async def add_access(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        nic = resource["networkInterfaces"][0]
+        if nic.get("accessConfigs"):
+            raise errors.invalid_usage("At most one access config currently supported.")
+        access = dict(call.body)
+        _complete_access(cloud, access)
+        nic["accessConfigs"] = [access]
+        return resource, lambda: cloud.network_changed(nic["network"]), None
+
+    async def delete_access(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        nic = resource["networkInterfaces"][0]
+        nic.pop("accessConfigs", None)
+        return resource, lambda: cloud.network_changed(nic["network"]), None
+
+    async def attach(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        attached = normalize(call.body, PROJECT)
+        disk = reference(cloud, attached, "source")
+        if disk["users"]:
+            path = path_of(disk["selfLink"])
+            raise errors.in_use("disk", path, path_of(disk["users"][0]))
+        index = 1 + max(d["index"] for d in resource["disks"])
+        attached.setdefault("deviceName", f"persistent-disk-{index}")
+        attached.update(index=index, kind="compute#attachedDisk", type="PERSISTENT", boot=False)
+        attached.setdefault("mode", "READ_WRITE")
+        attached.setdefault("autoDelete", False)
+
+        async def work() -> None:
+            disk["users"] = [resource["selfLink"]]
+            if resource["status"] == "RUNNING":
+                await _plug(cloud, cloud.machine(resource), attached)
+            resource["disks"].append(attached)
+
+        return resource, work, None
+
+    async def detach(self, cloud: Cloud, call: Call) -> Mutated:
+        resource = self._target(cloud, call)
+        name = call.query.get("deviceName", "")
+        attached = next((d for d in resource["disks"] if d["deviceName"] == name), None)
+        if attached is None:
+            raise errors.invalid("deviceName", name, "No attached disk found with device name.")
+        if attached["boot"] and resource["status"] != "TERMINATED":
+            raise errors.invalid_usage("The boot disk of a running instance cannot be detached.")
+
+        async def work() -> None:
+            disk = cloud.store.find(path_of(attached["source"]))
+            if resource["status"] == "RUNNING":
+                await cloud.machine(resource).unplug(attached["index"], name)
+            disk["users"] = []
+            resource["disks"].remove(attached)
+
+        return resource, work, None
+
+    # Looking inside
+
+    async def guest_attributes(self, cloud: Cloud, call: Call) -> Json:
+        resource = self._target(cloud, call)
+        query = call.query.get("queryPath") or call.query.get("variableKey") or ""
+        values = cloud.guest_attributes.get(resource["id"], {})
+        items = [
+            {"namespace": key.partition("/")[0], "key": key.partition("/")[2], "value": value}
+            for key, value in sorted(values.items())
+            if not query or key == query or key.startswith(query.rstrip("/") + "/")
+        ]
+        if not items:
+            message = f"The resource '{query}' of type 'Guest Attribute' was not found."
+            raise ApiError(404, "notFound", message)
+        return {
+            "kind": "compute#guestAttributes",
+            "selfLink": link(call.path),
+            "queryPath": query,
+            "queryValue": {"items": items},
+        }
+
+    async def serial(self, cloud: Cloud, call: Call) -> Json:
+        resource = cloud.store.find(call.path.rpartition("/")[0])
+        console = cloud.machine(resource).console
+        content = await asyncio.to_thread(console.read_bytes) if console.exists() else b""
+        if int(call.query.get("port", 1)) != 1:
+            content = b""
+        start = max(int(call.query.get("start", 0)), len(content) - SERIAL_BYTES, 0)
+        return {
+            "kind": "compute#serialPortOutput",
+            "selfLink": link(call.path),
+            "contents": content[start:].decode(errors="replace"),
+            "start": str(start),
+            "next": str(len(content)),
+        }
+
+
+def mac(address: str) -> str:
+    """Google's hardware address of an internal address."""
+    return "42:01:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+
+
+def write_hosts(root: Path, address: str, resource: Json) -> None:
+    """What Google's DHCP hook writes into /etc/hosts."""
+    name = resource["name"]
+    full = f"{name}.{short(resource['zone'])}.c.{PROJECT}.internal"
+    (root / "etc/hosts").write_text(
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+        f"{address} {full} {name}  # Added by Google\n"
+        "169.254.169.254 metadata.google.internal  # Added by Google\n"
+    )
+
+
+def _default_scheduling(scheduling: Json) -> None:
+    scheduling.setdefault("onHostMaintenance", "MIGRATE")
+    scheduling.setdefault("automaticRestart", True)
+    scheduling.setdefault("preemptible", False)
+    scheduling.setdefault("provisioningModel", "STANDARD")
+
+
+def _check_metadata(metadata: Json) -> None:
+    items = metadata.get("items", [])
+    keys = [item.get("key", "") for item in items]
+    if len(keys) != len(set(keys)) or not all(keys):
+        raise errors.invalid("metadata.items", "", "Keys must be given and be unique.")
+    sizes = [len(item.get("value", "").encode()) for item in items]
+    if any(size > 256 << 10 for size in sizes) or sum(sizes) > 512 << 10:
+        why = "A value has at most 256 KiB and all metadata 512 KiB."
+        raise errors.invalid("metadata", "", why)
+
+
+def _complete_access(cloud: Cloud, access: Json) -> None:
+    access.setdefault("type", "ONE_TO_ONE_NAT")
+    access.setdefault("name", "External NAT")
+    access.setdefault("natIP", cloud.free_external())
+    access.setdefault("networkTier", "PREMIUM")
+    access["kind"] = "compute#accessConfig"
+
+
+def _check_act_as(cloud: Cloud, caller: str, account: str) -> None:
+    if not cloud.identities.may(caller, ACT_AS):
+        raise errors.account_denied(account, caller)
+
+
+def _plan_disk(
+    cloud: Cloud, attached: Json, initialize: Json, instance: str, zone: str, index: int
+) -> None:
+    """Turn initializeParams into a disk resource to be made with the instance."""
+    if attached.get("boot") and not initialize.get("sourceImage") and not initialize.get("sourceSnapshot"):
+        raise errors.required(f"disks[{index}].initializeParams.sourceImage")
+    name = initialize.get("diskName") or (instance if not index else f"{instance}-{index}")
+    path = f"{zone}/disks/{name}"
+    if cloud.store.get(link(path)):
+        raise errors.exists(path)
+    body = {
+        "sizeGb": initialize.get("diskSizeGb"),
+        "type": initialize.get("diskType"),
+        "sourceImage": initialize.get("sourceImage"),
+        "sourceSnapshot": initialize.get("sourceSnapshot"),
+        "labels": initialize.get("labels"),
+    }
+    disk = {k: v for k, v in body.items() if v}
+    DISKS.prepare(cloud, _DiskCall(zone), disk)  # type: ignore[arg-type]  # only its path is read
+    attached["source"] = link(path)
+    attached["diskSizeGb"] = disk["sizeGb"]
+    cloud.planned_disks[link(path)] = disk
+
+
+class _DiskCall:
+    """As much of a ``disks.insert`` as preparing a disk looks at."""
+
+    def __init__(self, zone: str) -> None:
+        self.path = f"{zone}/disks"
+
+
+async def _make_disk(cloud: Cloud, attached: Json, user: str) -> None:
+    if disk := cloud.planned_disks.pop(attached["source"], None):
+        cloud.store.add(path_of(attached["source"]), DISKS.kind, disk)
+        await DISKS.changed(cloud, disk)
+    cloud.store.find(path_of(attached["source"]))["users"] = [user]
+
+
+async def _plug(cloud: Cloud, machine: Machine, attached: Json) -> None:
+    disk = cloud.store.find(path_of(attached["source"]))
+    await machine.plug(Disk(disk["id"]).file, attached["index"], attached["deviceName"])
+
+
+INSTANCES = Instances()
