@@ -83,7 +83,9 @@ class Cloud:
     def members(self, network: str) -> list[Json]:
         """Instances with an interface in the network."""
         return [
-            i for i in self.store.every("instances") if i["networkInterfaces"][0]["network"] == network
+            i
+            for i in self.store.every("instances")
+            if i["networkInterfaces"][0]["network"] == network
         ]
 
     def instance_at(self, network: str, address: str) -> Json | None:
@@ -154,5 +156,3 @@ def _translated(nat: Json, region: str, subnets: list[Json]) -> list[str]:
         return [s["ipCidrRange"] for s in subnets if s["region"] == region]
     named = {s["name"] for s in nat.get("subnetworks", ())}
     return [s["ipCidrRange"] for s in subnets if s["selfLink"] in named]
-
-

@@ -201,7 +201,9 @@ class Collection:
 def check_labels(labels: Json) -> None:
     for key, value in labels.items():
         fine = key[:1].isalpha() and all(
-            part == part.lower() and len(part) <= 63 and part.replace("-", "").replace("_", "").isalnum()
+            part == part.lower()
+            and len(part) <= 63
+            and part.replace("-", "").replace("_", "").isalnum()
             for part in (key, value or "x")
         )
         if not fine:
@@ -549,4 +551,3 @@ INVENTORY = [
     ReadOnly("diskTypes", "compute#diskType"),
     ReadOnly("images", "compute#image"),
 ]
-

@@ -90,7 +90,9 @@ class Daemon:
         await self.cloud.close()
         await self.database.close()
 
-    async def _runner(self, handler: Callable[[Any], Awaitable[web.StreamResponse]]) -> web.ServerRunner:
+    async def _runner(
+        self, handler: Callable[[Any], Awaitable[web.StreamResponse]]
+    ) -> web.ServerRunner:
         runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=1)
         await runner.setup()
         self._runners.append(runner)
@@ -139,7 +141,12 @@ class Daemon:
             url = urlsplit(target)
             query = dict(parse_qsl(url.query, keep_blank_values=True))
             status, answer = await self.gateway.answer(
-                host, verb, url.path, query, content.strip().encode(), own[1] if own else authorization
+                host,
+                verb,
+                url.path,
+                query,
+                content.strip().encode(),
+                own[1] if own else authorization,
             )
             number = re.search(r"(?im)^content-id: *<?([^>\n]*)>?$", outer)
             identity = f"Content-ID: <response-{number[1]}>\r\n" if number else ""
@@ -275,4 +282,3 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-

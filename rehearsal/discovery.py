@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
@@ -60,6 +59,7 @@ class Api:
         self._routes: dict[tuple[str, int], list[Method]] = defaultdict(list)
         self._common: Json = doc["parameters"]
         defs = {name: _modern(schema) for name, schema in self.schemas.items()}
+        self._defs = defs
         self._all = Draft202012Validator({"$defs": defs})
         for method in _methods(doc):
             self.methods[method.id] = method
@@ -114,8 +114,8 @@ class Api:
         properties = self.schemas[schema].get("properties", {})
         return {k: v for k, v in body.items() if not properties.get(k, {}).get("readOnly")}
 
-    def _validator(self, schema: str) -> Any:
-        return self._all.evolve(schema={**self._all.schema, "$ref": f"#/$defs/{schema}"})
+    def _validator(self, schema: str) -> Draft202012Validator:
+        return self._all.evolve(schema={"$defs": self._defs, "$ref": f"#/$defs/{schema}"})
 
 
 def _methods(node: Json) -> Iterator[Method]:
@@ -123,7 +123,8 @@ def _methods(node: Json) -> Iterator[Method]:
         params: Json = raw.get("parameters", {})
         literal = re.split(r"\{\+?(\w+)\}", raw["flatPath"])
         route = "".join(
-            f"(?P<{part}>[^/:]+)" if odd % 2 else re.escape(part) for odd, part in enumerate(literal)
+            f"(?P<{part}>[^/:]+)" if odd % 2 else re.escape(part)
+            for odd, part in enumerate(literal)
         )
         yield Method(
             raw["id"],
@@ -194,5 +195,3 @@ def _explain(error: ValidationError) -> ApiError:
     if error.validator == "enum":
         why = f"Must be one of {error.validator_value}"
     return invalid(where.lstrip("."), str(error.instance)[:200], why)
-
-

@@ -32,7 +32,13 @@ class ApiError(Exception):
     """An HTTP error answer: ``code`` is the status, ``reason`` Google's short word for it."""
 
     def __init__(
-        self, code: int, reason: str, message: str, *, details: list[Json] | None = None, **item: str
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        *,
+        details: list[Json] | None = None,
+        **item: str,
     ) -> None:
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
@@ -167,7 +173,9 @@ def out_of_stock(zone: str, machine_type: str) -> OperationError:
         "domain": "compute.googleapis.com",
         "metadatas": {"zone": zone.rpartition("/")[2], "vmType": machine_type},
     }
-    return OperationError("ZONE_RESOURCE_POOL_EXHAUSTED", message, 503, details=[{"errorInfo": info}])
+    return OperationError(
+        "ZONE_RESOURCE_POOL_EXHAUSTED", message, 503, details=[{"errorInfo": info}]
+    )
 
 
 def over_quota(metric: str, limit: float, region: str) -> OperationError:

@@ -20,8 +20,9 @@ KNOWN: Final[dict[str, ApiError | OperationError]] = {
     "conditionNotMet": errors.stale(),
     "accessNotConfigured": errors.disabled("compute.googleapis.com", PROJECT_NUMBER),
     "backendError": ApiError(503, "backendError", "Backend Error"),
-    "internalError": ApiError(500, "internalError", "Internal error. Please try again or contact "
-                              "Google Support."),
+    "internalError": ApiError(
+        500, "internalError", "Internal error. Please try again or contact Google Support."
+    ),
     "tooManyRequests": ApiError(429, "rateLimitExceeded", "Resource has been exhausted."),
     "ZONE_RESOURCE_POOL_EXHAUSTED": errors.out_of_stock(
         f"projects/{PROJECT}/zones/{ZONE}", "e2-medium"
@@ -49,7 +50,9 @@ class Fault:
             return KNOWN[self.reason]
         if self.operation:
             return OperationError(self.reason, self.message, self.status or 400)
-        return ApiError(self.status, self.reason or "injected", self.message) if self.status else None
+        return (
+            ApiError(self.status, self.reason or "injected", self.message) if self.status else None
+        )
 
 
 class Faults:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from rehearsal import cgroups
 from rehearsal.config import (
-    DISKS, HOSTS, NAMESPACE, PROJECT, REGION, STATE, ZONE,
+    DISKS,
+    HOSTS,
+    NAMESPACE,
+    PROJECT,
+    REGION,
+    STATE,
+    ZONE,
 )  # fmt: skip
 
 TOOLS = {
@@ -48,9 +54,11 @@ def missing() -> list[str]:
     packages = sorted({p for tool, p in TOOLS.items() if not shutil.which(tool)})
     if packages:
         lacks.append(f"tools are missing: apt-get install {' '.join(packages)}")
-    for device in ("/dev/net/tun", "/dev/loop-control"):
-        if not Path(device).exists():
-            lacks.append(f"{device} is missing: load its kernel module (tun, loop)")
+    lacks += [
+        f"{device} is missing: load its kernel module (tun, loop)"
+        for device in ("/dev/net/tun", "/dev/loop-control")
+        if not Path(device).exists()
+    ]
     if not cgroups.hierarchies():
         lacks.append("no control groups: mount them under /sys/fs/cgroup")
     return lacks
@@ -106,13 +114,14 @@ def clean() -> None:
     cgroups.ALL.end()
     for point in sorted(_mounts(), reverse=True):
         _run("umount", "-l", point)
-    for line in _run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
+    for line in _run(
+        "losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"
+    ).splitlines():
         device, _, file = line.partition(" ")
         if file.strip().startswith(f"{DISKS}/"):
             _run("losetup", "--detach", device)
-    for name in os.listdir("/run/netns") if Path("/run/netns").is_dir() else []:
-        if name.startswith(NAMESPACE):
-            _run("ip", "netns", "delete", name)
+    for namespace in Path("/run/netns").glob(f"{NAMESPACE}*"):
+        _run("ip", "netns", "delete", namespace.name)
     for folder in (STATE, DISKS):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,10 +7,8 @@ second layer on it, with PostgreSQL.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from rehearsal.config import CACHE, DISKS
@@ -52,7 +50,7 @@ class ImageFailed(Exception):
 
 def key() -> str:
     """What the image is made from, as a short digest."""
-    digest = hashlib.sha256(inspect.getsource(sys.modules[__name__]).encode())
+    digest = hashlib.sha256(repr((PACKAGES, CUSTOMIZE, DATABASE)).encode())
     for file in sorted(HOST_CERTIFICATES.rglob("*.crt")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
@@ -94,6 +92,9 @@ def build() -> None:
             root.rmdir()
             shutil.rmtree(work)
         part.rename(database())
+    for folder in CACHE.iterdir():
+        if folder not in (image(), database()):
+            shutil.rmtree(folder)
 
 
 def remove() -> None:
@@ -109,7 +110,7 @@ def _part(final: Path) -> Path:
 
 def _run(*argv: str) -> None:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_SECONDS)  # noqa: S603
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_SECONDS)
     except subprocess.TimeoutExpired:
         raise ImageFailed(f"{argv[0]} did not end in {BUILD_SECONDS:.0f} s") from None
     if done.returncode:

@@ -236,7 +236,9 @@ class Instances(Collection):
 
     def deletable(self, cloud: Cloud, resource: Json) -> None:
         if resource["deletionProtection"]:
-            raise errors.invalid_usage("Resource cannot be deleted if it's protected against deletion.")
+            raise errors.invalid_usage(
+                "Resource cannot be deleted if it's protected against deletion."
+            )
 
     async def deleted(self, cloud: Cloud, resource: Json) -> None:
         resource["status"] = "STOPPING"
@@ -348,7 +350,9 @@ class Instances(Collection):
     async def set_deletion_protection(self, cloud: Cloud, call: Call) -> Mutated:
         check_scope(cloud, call)
         resource = cloud.store.find(call.path.removesuffix("/setDeletionProtection"))
-        resource["deletionProtection"] = call.query.get("deletionProtection", "true").lower() == "true"
+        resource["deletionProtection"] = (
+            call.query.get("deletionProtection", "true").lower() == "true"
+        )
         return resource, None, None
 
     async def set_scheduling(self, cloud: Cloud, call: Call) -> Mutated:
@@ -509,7 +513,11 @@ def _plan_disk(
     cloud: Cloud, attached: Json, initialize: Json, instance: str, zone: str, index: int
 ) -> None:
     """Turn initializeParams into a disk resource to be made with the instance."""
-    if attached.get("boot") and not initialize.get("sourceImage") and not initialize.get("sourceSnapshot"):
+    if (
+        attached.get("boot")
+        and not initialize.get("sourceImage")
+        and not initialize.get("sourceSnapshot")
+    ):
         raise errors.required(f"disks[{index}].initializeParams.sourceImage")
     name = initialize.get("diskName") or (instance if not index else f"{instance}-{index}")
     path = f"{zone}/disks/{name}"

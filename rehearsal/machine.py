@@ -132,7 +132,7 @@ class Machine:
         """Show a data disk to the running guest as Google does: /dev/disk/by-id/google-NAME."""
         loop = (await run("losetup", "--find", "--show", str(file))).strip()
         self._plugged[name] = loop
-        number = os.stat(loop).st_rdev
+        number = Path(loop).stat().st_rdev
         device = f"/dev/sd{chr(ord('a') + index)}"
         await self.inside("sh", "-c", _PLUG, "sh", device, str(os.major(number)),
                           str(os.minor(number)), f"/dev/disk/by-id/google-{name}")  # fmt: skip
@@ -146,7 +146,15 @@ class Machine:
         """Run a command in the guest's namespaces, as its root; output as of ``run``."""
         if self.leader is None:
             raise CommandFailed(f"{self.name} is off")
-        enter = ("nsenter", f"--target={self.leader}", "--mount", "--pid", "--uts", "--ipc", "--net")
+        enter = (
+            "nsenter",
+            f"--target={self.leader}",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--net",
+        )
         return await run(*enter, "--", *argv, stdin=stdin, seconds=seconds)
 
     async def delete(self) -> None:

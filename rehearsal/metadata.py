@@ -117,14 +117,14 @@ def _token(cloud: Cloud, instance: Json, parts: list[str]) -> web.Response:
     email = emails[0] if emails and parts[2] == "default" else parts[2]
     if parts[-1] != "token" or email not in emails:
         return _text("not found\n", 404)
-    return web.json_response(
-        cloud.identities.token(email), headers={"Metadata-Flavor": "Google"}
-    )
+    return web.json_response(cloud.identities.token(email), headers={"Metadata-Flavor": "Google"})
 
 
 def attribute(cloud: Cloud, instance: Json, key: str) -> str:
     """A metadata value: the instance's, else the project's, else empty."""
-    return attributes(instance["metadata"]).get(key) or attributes(cloud.common_metadata).get(key, "")
+    return attributes(instance["metadata"]).get(key) or attributes(cloud.common_metadata).get(
+        key, ""
+    )
 
 
 def attributes(metadata: Json) -> dict[str, str]:
@@ -227,5 +227,3 @@ def _camel(value: Any) -> Any:
 
 def _text(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, headers={"Metadata-Flavor": "Google"})
-
-

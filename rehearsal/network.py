@@ -49,9 +49,7 @@ async def join(
     """Give a machine's namespace its interface ``ens4`` on the bridge of another namespace."""
     await ip(vpc, f"link add {port} type veth peer name ens4 netns {machine}")
     await ip(vpc, f"link set {port} master {BRIDGE} up")
-    await run(
-        "ip", "netns", "exec", vpc, "bridge", "link", "set", "dev", port, "isolated", "on"
-    )
+    await run("ip", "netns", "exec", vpc, "bridge", "link", "set", "dev", port, "isolated", "on")
     await ip(
         machine,
         f"link set ens4 address {mac} mtu {MTU} up",

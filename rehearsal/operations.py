@@ -147,5 +147,3 @@ async def _get(cloud: Cloud, call: Call) -> Json:
 @handles(*_scoped("wait"))
 async def _wait(cloud: Cloud, call: Call) -> Json:
     return await cloud.operations.wait(cloud.store.find(call.path.removesuffix("/wait")))
-
-

@@ -153,8 +153,8 @@ async def _create_account(cloud: Cloud, call: Call) -> Json:
     email = f"{call.body['accountId']}@{PROJECT}.iam.gserviceaccount.com"
     name = f"projects/{PROJECT}/serviceAccounts/{email}"
     if name in cloud.services.accounts:
-        message = f"Service account {call.body['accountId']} already exists within project " \
-                  f"projects/{PROJECT}."  # fmt: skip
+        account = call.body["accountId"]
+        message = f"Service account {account} already exists within project projects/{PROJECT}."
         raise ApiError(409, "alreadyExists", message)
     cloud.services.accounts[name] = {
         **call.body.get("serviceAccount", {}),

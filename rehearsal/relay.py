@@ -113,21 +113,23 @@ def parse_target(query: Mapping[str, str], caller: str) -> Target:
     return Target(project, zone, instance, query.get("interface", "nic0"), port, caller)
 
 
-@dataclass(frozen=True)
 class Link:
-    """One websocket and the connection under it."""
+    """One websocket and the socket under it."""
 
-    ws: web.WebSocketResponse
-    transport: asyncio.Transport
+    def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+        self.ws, self._transport = ws, transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
 
     @property
     def alive(self) -> bool:
         """Asks the kernel: while back pressure stops our reading, asyncio does not notice an end."""
-        sock = self.transport.get_extra_info("socket")
-        if self.transport.is_closing() or sock is None:
+        if self._transport.is_closing() or self._socket.fileno() == -1:
             return False
-        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         return state == 1  # TCP_ESTABLISHED
+
+    def abort(self) -> None:
+        _abort(self._transport, self._socket)
 
     async def close(self, end: End, patience: float) -> None:
         """Close and await the answer: a socket closed while data comes in loses what goes out."""
@@ -137,15 +139,15 @@ class Link:
             closing.cancel()
             await asyncio.wait([closing])
         if LOST in (end.code, self.ws.close_code):
-            _abort(self.transport)
+            self.abort()
 
 
 class Session:
     """One backend connection, and what must survive the websockets that carry it."""
 
-    def __init__(self, caller: str | None, streams: Streams, link: Link) -> None:
+    def __init__(self, caller: str | None, streams: Streams, link: Link, grace: float) -> None:
         self.sid, self.caller = secrets.token_urlsafe(32), caller
-        self.link = link  # the newest
+        self.link, self._grace = link, grace  # link: the newest
         self.end: End | None = None  # set when the backend has ended, sent after its last byte
         self.lock = asyncio.Lock()  # of the link that carries the session
         self.reaper: asyncio.TimerHandle | None = None
@@ -165,7 +167,7 @@ class Session:
         if self.reaper is not None:
             self.reaper.cancel()
         self.release()
-        _abort(self.link.transport)
+        self.link.abort()
         self.link = link
 
     def release(self) -> None:
@@ -176,8 +178,10 @@ class Session:
     def close(self, grace: float) -> None:
         """Part from the backend, which has ``grace`` seconds to take what the client has sent."""
         self._filler.cancel()
-        self._writer.close()
-        asyncio.get_running_loop().call_later(grace, _abort, self._writer.transport)
+        transport = self._writer.transport
+        transport.close()
+        backend = transport.get_extra_info("socket")
+        asyncio.get_running_loop().call_later(grace, _abort, transport, backend)
 
     async def carry(self, ws: web.WebSocketResponse, ack: int | None) -> End:
         """Run on this websocket until it or the session ends. ``ack``: None the first time."""
@@ -256,11 +260,14 @@ class Session:
     async def _drain(self) -> None:
         self._blocked = True
         self._room.set()
+        drain = asyncio.gather(self._writer.drain(), return_exceptions=True)  # _fill reports errors
         try:
-            with suppress(ConnectionError):  # _fill reports it
-                await self._writer.drain()
+            while not (await asyncio.wait([drain], timeout=self._grace))[0]:
+                if not self.link.alive:  # who does not read is not told
+                    raise End(LOST)
         finally:
             self._blocked = False
+            drain.cancel()
 
     def _accept(self, message: bytes) -> None:
         try:
@@ -346,7 +353,7 @@ class Relay:
         """Abort every websocket, as a failing network would. Returns how many."""
         links = [session.link for session in self._sessions.values() if session.link.alive]
         for link in links:
-            _abort(link.transport)
+            link.abort()
         return len(links)
 
     async def _begin(self, target: Target, link: Link) -> None:
@@ -354,7 +361,7 @@ class Relay:
             streams = await self._connect(target)
         except OSError:
             raise Refused(4003, "failed to connect to backend") from None
-        session = Session(target.caller, streams, link)
+        session = Session(target.caller, streams, link, self._grace)
         self._sessions[session.sid] = session
         await self._serve(session, link, None)
 
@@ -386,7 +393,6 @@ class Relay:
         session.close(self._grace)
 
 
-def _abort(transport: asyncio.WriteTransport) -> None:
-    # abort() raises on a transport that closed when its buffer had been sent
-    if not transport.is_closing() or transport.get_write_buffer_size():
+def _abort(transport: asyncio.WriteTransport, sock: socket.socket) -> None:
+    if sock.fileno() != -1:  # abort() fails on a transport that has closed after its last flush
         transport.abort()

@@ -25,8 +25,10 @@ import google_crc32c
 import grpc
 from google.api_core import path_template, rest_helpers
 from google.cloud.secretmanager_v1 import types
-from google.iam.v1 import iam_policy_pb2, policy_pb2
-from google.protobuf import empty_pb2, json_format
+from google.iam.v1 import iam_policy_pb2
+from google.iam.v1.policy_pb2 import Policy
+from google.protobuf import json_format
+from google.protobuf.empty_pb2 import Empty
 from google.rpc import error_details_pb2, status_pb2  # noqa: F401 - status_pb2 finds details by type
 from grpc_status import rpc_status
 
@@ -175,7 +177,7 @@ async def _add_version(cloud: Cloud, call: Call) -> Json:
     number = str(next(secret.numbers))
     replicas = secret.resource["replication"].get("userManaged", {}).get("replicas", [])
     places = {"userManaged": {"replicas": [{"location": r["location"]} for r in replicas]}}
-    resource = {
+    resource: Json = {
         "name": f"{secret.resource['name']}/versions/{number}",
         "createTime": _now(),
         "state": "ENABLED",
@@ -290,60 +292,40 @@ def _precondition(message: str) -> ApiError:
 
 # gRPC
 
+_transcode: Any = path_template.transcode  # google.api_core has few types
+_flatten: Any = rest_helpers.flatten_query_params
 _PARENT, _SECRET = "/v1/{parent=projects/*}/secrets", "/v1/{%s=projects/*/secrets/*}"
 _VERSION = "/v1/{name=projects/*/secrets/*/versions/*}"
-_RPCS: Final[dict[str, tuple[str, str, str | None, Any, Any]]] = {
-    "CreateSecret": ("POST", _PARENT, "secret", types.CreateSecretRequest, types.Secret),
-    "ListSecrets": ("GET", _PARENT, None, types.ListSecretsRequest, types.ListSecretsResponse),
-    "GetSecret": ("GET", _SECRET % "name", None, types.GetSecretRequest, types.Secret),
-    "UpdateSecret": (
-        "PATCH", _SECRET % "secret.name", "secret", types.UpdateSecretRequest, types.Secret,
-    ),
-    "DeleteSecret": (
-        "DELETE", _SECRET % "name", None, types.DeleteSecretRequest, empty_pb2.Empty,
-    ),
-    "AddSecretVersion": (
-        "POST", f"{_SECRET % 'parent'}:addVersion", "*",
-        types.AddSecretVersionRequest, types.SecretVersion,
-    ),
+_RPCS: Final[dict[str, tuple[str, str, str, Any]]] = {
+    "CreateSecret": ("POST", _PARENT, "secret", types.Secret),
+    "ListSecrets": ("GET", _PARENT, "", types.ListSecretsResponse),
+    "GetSecret": ("GET", _SECRET % "name", "", types.Secret),
+    "UpdateSecret": ("PATCH", _SECRET % "secret.name", "secret", types.Secret),
+    "DeleteSecret": ("DELETE", _SECRET % "name", "", Empty),
+    "AddSecretVersion": ("POST", _SECRET % "parent" + ":addVersion", "*", types.SecretVersion),
     "ListSecretVersions": (
-        "GET", f"{_SECRET % 'parent'}/versions", None,
-        types.ListSecretVersionsRequest, types.ListSecretVersionsResponse,
+        "GET", _SECRET % "parent" + "/versions", "", types.ListSecretVersionsResponse,
     ),
-    "GetSecretVersion": ("GET", _VERSION, None, types.GetSecretVersionRequest, types.SecretVersion),
-    "AccessSecretVersion": (
-        "GET", f"{_VERSION}:access", None,
-        types.AccessSecretVersionRequest, types.AccessSecretVersionResponse,
-    ),
-    "EnableSecretVersion": (
-        "POST", f"{_VERSION}:enable", "*", types.EnableSecretVersionRequest, types.SecretVersion,
-    ),
-    "DisableSecretVersion": (
-        "POST", f"{_VERSION}:disable", "*", types.DisableSecretVersionRequest, types.SecretVersion,
-    ),
-    "DestroySecretVersion": (
-        "POST", f"{_VERSION}:destroy", "*", types.DestroySecretVersionRequest, types.SecretVersion,
-    ),
-    "GetIamPolicy": (
-        "GET", f"{_SECRET % 'resource'}:getIamPolicy", None,
-        iam_policy_pb2.GetIamPolicyRequest, policy_pb2.Policy,
-    ),
-    "SetIamPolicy": (
-        "POST", f"{_SECRET % 'resource'}:setIamPolicy", "*",
-        iam_policy_pb2.SetIamPolicyRequest, policy_pb2.Policy,
-    ),
+    "GetSecretVersion": ("GET", _VERSION, "", types.SecretVersion),
+    "AccessSecretVersion": ("GET", _VERSION + ":access", "", types.AccessSecretVersionResponse),
+    "EnableSecretVersion": ("POST", _VERSION + ":enable", "*", types.SecretVersion),
+    "DisableSecretVersion": ("POST", _VERSION + ":disable", "*", types.SecretVersion),
+    "DestroySecretVersion": ("POST", _VERSION + ":destroy", "*", types.SecretVersion),
+    "GetIamPolicy": ("GET", _SECRET % "resource" + ":getIamPolicy", "", Policy),
+    "SetIamPolicy": ("POST", _SECRET % "resource" + ":setIamPolicy", "*", Policy),
     "TestIamPermissions": (
-        "POST", f"{_SECRET % 'resource'}:testIamPermissions", "*",
-        iam_policy_pb2.TestIamPermissionsRequest, iam_policy_pb2.TestIamPermissionsResponse,
+        "POST", _SECRET % "resource" + ":testIamPermissions", "*",
+        iam_policy_pb2.TestIamPermissionsResponse,
     ),
 }  # fmt: skip
-"""RPC → verb, path template and body of its REST twin, types of request and response."""
+"""RPC → verb, path template and body (a field, or * for the rest) of its REST twin, response type.
+The request type is named for the RPC."""
 
 
 async def serve_grpc(gateway: Gateway, address: str) -> grpc.aio.Server:
     """Serve the API's gRPC form, without TLS, at an address such as ``unix:/path``."""
     service = "google.cloud.secretmanager.v1.SecretManagerService"
-    methods = {rpc: _transcoder(gateway, *twin) for rpc, twin in _RPCS.items()}
+    methods = {rpc: _transcoder(gateway, rpc, *twin) for rpc, twin in _RPCS.items()}
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
     server.add_insecure_port(address)
@@ -352,21 +334,22 @@ async def serve_grpc(gateway: Gateway, address: str) -> grpc.aio.Server:
 
 
 def _transcoder(
-    gateway: Gateway, verb: str, uri: str, body: str | None, request: Any, response: Any
+    gateway: Gateway, rpc: str, verb: str, uri: str, body: str, response: Any
 ) -> grpc.RpcMethodHandler:
-    request, response = _protobuf(request), _protobuf(response)
+    home = types if hasattr(types, f"{rpc}Request") else iam_policy_pb2
+    request, response = _protobuf(getattr(home, f"{rpc}Request")), _protobuf(response)
+    rule = {"method": verb, "uri": uri} | ({"body": body} if body else {})
 
     async def answer(message: Any, context: grpc.aio.ServicerContext) -> Any:
-        rule = {"method": verb, "uri": uri} | ({"body": body} if body else {})
         try:
-            twin = path_template.transcode([rule], **json_format.MessageToDict(message))
+            twin = _transcode([rule], **json_format.MessageToDict(message))
         except ValueError:
             code = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, "Invalid resource field value in the request.")
-        query = rest_helpers.flatten_query_params(twin["query_params"], strict=True)
+            await context.abort(code, "Invalid resource field value in the request.")  # raises
+        query = dict(_flatten(twin["query_params"], strict=True))
         authorization = dict(context.invocation_metadata()).get("authorization", "")
         status, found = await gateway.answer(
-            HOST, verb, twin["uri"], dict(query), twin.get("body", {}), authorization
+            HOST, verb, twin["uri"], query, twin.get("body", {}), authorization
         )
         if status != 200:
             await _abort(context, found["error"])
@@ -383,7 +366,7 @@ def _protobuf(message: Any) -> Any:
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: Json) -> None:
-    """End an RPC with a REST error, its details in the trailers as Google sends them."""
+    """End an RPC (this raises) with a REST error; its details go into the trailers, as Google's."""
     code, message = grpc.StatusCode[error["status"]], error["message"]
     fields = {"code": code.value[0], "message": message, "details": error.get("details", [])}
     status = json_format.ParseDict(fields, status_pb2.Status())

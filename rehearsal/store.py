@@ -72,7 +72,9 @@ class Store:
 
     def __init__(self) -> None:
         self._resources: dict[str, Json] = {}
-        self._ids = itertools.count(1_000_000_000_000_000_000 + int(datetime.now().timestamp()) * 1000)
+        self._ids = itertools.count(
+            1_000_000_000_000_000_000 + int(datetime.now(UTC).timestamp()) * 1000
+        )
 
     def new_id(self) -> str:
         """A resource id: numeric, as clients insist."""
@@ -163,7 +165,9 @@ def select(items: list[Json], text: str) -> list[Json]:
 
 def _bad_filter(text: str) -> ApiError:
     return ApiError(
-        400, "invalid", f"Invalid value for field 'filter': '{text}'. Invalid list filter expression."
+        400,
+        "invalid",
+        f"Invalid value for field 'filter': '{text}'. Invalid list filter expression.",
     )
 
 
@@ -226,7 +230,9 @@ def _comparison(clause: re.Match[str], text: str) -> Any:
         except re.error:
             raise _bad_filter(text) from None
     else:
-        pattern = re.compile(re.escape(wanted).replace(r"\*", ".*") if not quoted else re.escape(wanted))
+        pattern = re.compile(
+            re.escape(wanted).replace(r"\*", ".*") if not quoted else re.escape(wanted)
+        )
 
     def test(item: Json) -> bool:
         actual: Any = item

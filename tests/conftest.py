@@ -182,12 +182,14 @@ class Cloud:
 
 @pytest.fixture(scope="session")
 def cloud() -> Iterator[Cloud]:
-    """The rehearsal cloud, up. One that was up before stays up; ours is taken down."""
+    """A rehearsal cloud of the tests' own. They end by taking it down, so they take nobody's."""
     cloud = Cloud()
-    was_up = cloud.is_up()
+    status = json.loads(cloud.ctl("status", "--json").stdout)
+    if status.get("instances"):
+        pytest.fail("the rehearsal cloud is in use: make down, then test again", pytrace=False)
+    cloud.ctl("down", timeout=120)
     try:
         cloud.ctl("up", timeout=600)  # the first time on a machine it builds the image
         yield cloud
     finally:
-        if not was_up:
-            cloud.ctl("down", timeout=120)
+        cloud.ctl("down", timeout=120)

@@ -92,6 +92,7 @@ class Client:
         self.url, self.headers = url, {"caller": caller} if caller else {}
         self.ws: ClientConnection
         self.dialled: list[ClientConnection] = []
+        self.acks: set[asyncio.Task[None]] = set()
         self.sid = ""
         self.received = bytearray()
         self.acked = self.confirmed = 0
@@ -145,15 +146,17 @@ class Client:
             assert len(frame) == 6 + struct.unpack(">I", frame[2:6])[0] <= 6 + 16384
             self.received += frame[6:]
             if ack and len(self.received) - self.acked > 2 * 16384:
-                with suppress(ConnectionClosed):  # there may be more to read
-                    await self.ack(len(self.received))
+                self.acked = len(self.received)
+                task = asyncio.create_task(self.ack(self.acked))
+                self.acks.add(task)  # not awaited here: two full pipes would wait for each other
+                task.add_done_callback(self.acks.discard)
         else:
             tag, self.confirmed = struct.unpack(">HQ", frame)
             assert tag == 7
 
     async def ack(self, total: int) -> None:
-        await self.ws.send(struct.pack(">HQ", 7, total))
-        self.acked = total
+        with suppress(ConnectionClosed):  # there may be more to read
+            await self.ws.send(struct.pack(">HQ", 7, total))
 
     async def read(self, count: int, *, ack: bool = True) -> bytes:
         while len(self.received) < count:
@@ -177,8 +180,9 @@ class Client:
                     after(len(self.received))
                 return await sender
             except ConnectionClosed:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+                for task in (sender, *self.acks):
+                    task.cancel()
+                await asyncio.gather(sender, *self.acks, return_exceptions=True)
                 await self.reopen()
 
 
@@ -201,8 +205,9 @@ def test_echo() -> None:
     run(scenario())
 
 
-def test_8_megabytes_each_way_arrive_unchanged_and_are_acknowledged() -> None:
-    data = MEGABYTE * 8
+@pytest.mark.parametrize("megabytes", [8, 48], ids=["8 MB", "more than all buffers hold"])
+def test_data_arrives_unchanged_and_is_acknowledged(megabytes: int) -> None:
+    data = MEGABYTE * megabytes
 
     async def scenario() -> None:
         async with lab() as it:
@@ -296,6 +301,7 @@ def test_the_last_bytes_survive_a_network_failure() -> None:
             await until(lambda: it.ended == 1)
             await asyncio.sleep(0.1)  # the relay has sent its close
             client.ws.transport.abort()
+            await asyncio.sleep(0.1)  # and knows that nobody got it
             await client.reopen()
             assert await client.closed() == (1000, "")
             assert client.received == MEGABYTE[:50_000]
@@ -512,6 +518,29 @@ def test_a_backend_that_does_not_read_stops_the_client() -> None:
             go.set()
             await sending
             it.relay.cut()
+
+    run(scenario())
+
+
+def test_a_client_that_vanishes_before_a_stuck_backend_is_noticed() -> None:
+    go = asyncio.Event()
+
+    async def stuck(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.transport.abort()
+
+    async def scenario() -> None:
+        async with lab(stuck, grace=0.2) as it:
+            client = await it.client().open()
+            sending = asyncio.create_task(client.send(MEGABYTE * 64))
+            await asyncio.wait([sending], timeout=0.5)
+            client.ws.transport.abort()
+            await asyncio.gather(sending, return_exceptions=True)
+            await asyncio.sleep(1)
+            with pytest.raises(ConnectionClosed):
+                await client.reopen()
+            assert client.ws.close_code == 4001
+            go.set()
 
     run(scenario())
 
