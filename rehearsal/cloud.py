@@ -15,14 +15,14 @@ from aiohttp import web
 from rehearsal import firewall, inventory, projects
 from rehearsal.cgroups import Cgroup
 from rehearsal.config import EXTERNAL_RANGE, METADATA, PROJECT
-from rehearsal.errors import Json
+from rehearsal.errors import ApiError, Json
 from rehearsal.faults import Faults
 from rehearsal.iam import Identities
 from rehearsal.machine import Machine
 from rehearsal.network import Vpc
 from rehearsal.operations import Operations
 from rehearsal.secret_manager import SecretStore
-from rehearsal.store import Store
+from rehearsal.store import Store, path_of
 
 OUTER = Cgroup("daemon")
 
@@ -121,7 +121,11 @@ class Cloud:
             for nic in i["networkInterfaces"]
         } | {a["address"] for a in self.store.every("addresses")}
         hosts = list(itertools.islice(ipaddress.ip_network(subnet["ipCidrRange"]), 2, 4096))
-        return next(str(host) for host in hosts[:-2] if str(host) not in taken)
+        for host in hosts[:-2]:
+            if str(host) not in taken:
+                return str(host)
+        message = f"IP space of '{path_of(subnet['selfLink'])}' is exhausted."
+        raise ApiError(400, "ipSpaceExhausted", message)
 
     def free_external(self) -> str:
         taken = {a["address"] for a in self.store.every("addresses")} | {
@@ -131,7 +135,10 @@ class Cloud:
             for access in nic.get("accessConfigs", ())
         }
         hosts = ipaddress.ip_network(EXTERNAL_RANGE).hosts()
-        return next(str(host) for host in hosts if str(host) not in taken)
+        for host in hosts:
+            if str(host) not in taken:
+                return str(host)
+        raise ApiError(403, "quotaExceeded", "There are no more external addresses.")
 
     # Machines
 

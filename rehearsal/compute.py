@@ -8,6 +8,7 @@ and completes a body (``prepare``), refuses a delete (``deletable``), and makes 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rehearsal import errors, inventory
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
     from rehearsal.cloud import Cloud
 
 Mutated = tuple[Json, Work | None, Any]
+
+REFERS = {
+    "network": "networks",
+    "subnetwork": "subnetworks",
+    "machineType": "machineTypes",
+    "type": "diskTypes",
+    "source": "disks",
+    "sourceDisk": "disks",
+    "sourceImage": "images",
+    "sourceSnapshot": "snapshots",
+    "name": "subnetworks",  # of a NAT
+}
+"""Field → the collection its link has to be of."""
 
 
 def check_fingerprint(body: Json, current: str, what: str = "") -> None:
@@ -38,11 +52,18 @@ def reference(cloud: Cloud, resource: Json, field: str) -> Json:
         raise errors.required(field)
     if not url.startswith("https://"):
         raise errors.invalid(field, url, "The URL is malformed.")
-    return cloud.store.find(path_of(url))
+    found = cloud.store.find(path_of(url))
+    if found["selfLink"].split("/")[-2] != REFERS[field]:
+        raise errors.invalid(field, url, "The URL is malformed.")
+    if field == "network" and found["selfLink"] not in cloud.vpcs:
+        raise errors.not_ready(path_of(found["selfLink"]))
+    return found
 
 
 def cidr(text: str, field: str) -> ipaddress.IPv4Network:
     try:
+        if not re.fullmatch(r"[0-9.]+(/[0-9]+)?", text):  # no netmask in place of a length
+            raise ValueError
         return ipaddress.IPv4Network(text)
     except ValueError:
         why = "Must be a CIDR address range that is contained in RFC 1918 or another valid range."
@@ -52,7 +73,7 @@ def cidr(text: str, field: str) -> ipaddress.IPv4Network:
 def check_scope(cloud: Cloud, call: Call) -> None:
     """Refuse an unknown project, region or zone."""
     project = call.params["project"]
-    if project not in (PROJECT, "debian-cloud"):
+    if project != PROJECT and (project, call.method.verb) != ("debian-cloud", "GET"):
         raise errors.not_found(f"projects/{project}")
     for scope in ("zone", "region"):
         name = call.params.get(scope)
@@ -351,10 +372,20 @@ class Firewalls(InNetwork):
             for text in resource.get(field, ()):
                 if ":" not in text:
                     cidr(text, field)
+                elif not _is_v6(text):
+                    raise errors.invalid(field, text, "It is not an IPv6 address range.")
         for entry in resource.get("allowed") or resource["denied"]:
             _check_protocol(entry)
         if not 0 <= resource["priority"] <= 65535:
             raise errors.invalid("priority", resource["priority"], "Must be 0 to 65535.")
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_protocol(entry: Json) -> None:
@@ -411,6 +442,9 @@ class Addresses(Collection):
             inside = False
         if not inside:
             raise errors.invalid("address", wanted, "It is not within the subnetwork's range.")
+        for other in cloud.store.every("addresses"):
+            if (other["address"], other.get("subnetwork")) == (wanted, subnet["selfLink"]):
+                raise errors.invalid("address", wanted, "Specified IP address is already reserved.")
 
     def deletable(self, cloud: Cloud, resource: Json) -> None:
         for instance in cloud.store.every("instances"):
@@ -491,7 +525,10 @@ class Snapshots(Collection):
     name, kind = "snapshots", "compute#snapshot"
 
     async def insert(self, cloud: Cloud, call: Call) -> Mutated:
+        check_scope(cloud, call)
         body = normalize(call.body, PROJECT)
+        if not body.get("name"):
+            raise errors.required("name")
         disk = reference(cloud, body, "sourceDisk")
         return self.take(cloud, f"{call.path}/{body['name']}", disk, body)
 

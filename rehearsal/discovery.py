@@ -89,6 +89,9 @@ class Api:
                     f"parameter. Field '{name}' could not be found in request message."
                 )
             _check_query(name, value, schema or {})
+        for name, schema in method.query.items():
+            if schema.get("required") and name not in query:
+                raise ApiError(400, "required", f"Required field '{name}' not specified")
         if method.request is None:
             if body:
                 raise malformed("Invalid JSON payload received. This method takes no body.")
@@ -112,7 +115,7 @@ class Api:
     def writable(self, schema: str, body: Json) -> Json:
         """``body`` without the members only the service may set."""
         properties = self.schemas[schema].get("properties", {})
-        return {k: v for k, v in body.items() if not properties.get(k, {}).get("readOnly")}
+        return {k: v for k, v in body.items() if not _output_only(properties.get(k, {}))}
 
     def _validator(self, schema: str) -> Draft202012Validator:
         return self._all.evolve(schema={"$defs": self._defs, "$ref": f"#/$defs/{schema}"})
@@ -147,7 +150,8 @@ def _modern(schema: Json) -> Json:
     new: Json = {}
     kind = schema.get("type")
     if kind == "string" and schema.get("format") in ("int64", "uint64"):
-        new = {"type": ["string", "integer"], "pattern": r"^-?\d+$"}
+        new = {"type": ["string", "integer"], "pattern": r"^-?[0-9]{1,20}\Z"}
+        new |= {"minimum": -(2**63), "maximum": 2**64 - 1}
     elif kind == "integer" and schema.get("format") == "uint32":
         new = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
     elif kind == "integer":
@@ -155,7 +159,7 @@ def _modern(schema: Json) -> Json:
     elif kind and kind != "any":
         new = {"type": kind}
     if "pattern" in schema:
-        new["pattern"] = f"^(?:{schema['pattern'].strip('^$')})$"
+        new["pattern"] = rf"^(?:{schema['pattern'].strip('^$')})\Z"
     if "enum" in schema:
         new["enum"] = schema["enum"]
     if "items" in schema:
@@ -168,6 +172,12 @@ def _modern(schema: Json) -> Json:
     return new
 
 
+def _output_only(schema: Json) -> bool:
+    """Older schemas say so only in words."""
+    words: str = schema.get("description", "")
+    return schema.get("readOnly", False) or words.startswith("[Output Only]")
+
+
 def _check_query(name: str, value: str, schema: Json) -> None:
     kind = schema.get("type")
     fits = {
@@ -175,7 +185,7 @@ def _check_query(name: str, value: str, schema: Json) -> None:
         "boolean": lambda: value.lower() in ("true", "false"),
     }.get(kind or "", lambda: True)
     bounded = kind == "integer" and fits() and name == "maxResults" and int(value) > 500
-    if not fits() or bounded:
+    if not fits() or bounded or value not in schema.get("enum", [value]):
         raise ApiError(400, "invalidParameter", f"Invalid value '{value}' for parameter '{name}'.")
 
 
@@ -189,9 +199,10 @@ def _explain(error: ValidationError) -> ApiError:
         return malformed(
             f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
         )
-    if error.validator == "type":
-        return malformed(f"Invalid value at 'resource{where}' ({error.validator_value})")
-    why = f"Must be a match of regex '{error.validator_value}'"
+    if error.validator in ("type", "minimum", "maximum"):
+        return malformed(f"Invalid value at 'resource{where}' ({error.schema['type']})")
+    pattern = str(error.validator_value).removeprefix("^").removesuffix(r"\Z")
+    why = f"Must be a match of regex '{pattern}'"
     if error.validator == "enum":
         why = f"Must be one of {error.validator_value}"
     return invalid(where.lstrip("."), str(error.instance)[:200], why)

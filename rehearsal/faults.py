@@ -45,10 +45,14 @@ class Fault:
     message: str = "injected"
     operation: bool = False
 
+    def __post_init__(self) -> None:
+        if self.reason in KNOWN and not self.status:
+            self.operation = isinstance(KNOWN[self.reason], OperationError)
+
     def error(self) -> ApiError | OperationError | None:
         if self.reason in KNOWN and not self.status:
             return KNOWN[self.reason]
-        if self.operation:
+        if self.operation and (self.reason or self.status):
             return OperationError(self.reason, self.message, self.status or 400)
         return (
             ApiError(self.status, self.reason or "injected", self.message) if self.status else None
@@ -78,10 +82,11 @@ class Faults:
                 raise error
 
     async def during(self, method: str) -> None:
-        """Fail the operation a request began, as ordered."""
-        if (fault := self._take(method, operation=True)) and (error := fault.error()):
+        """Delay or fail the operation a request began, as ordered."""
+        if fault := self._take(method, operation=True):
             await asyncio.sleep(fault.delay)
-            raise error
+            if error := fault.error():
+                raise error
 
     def _take(self, method: str, *, operation: bool) -> Fault | None:
         for fault in self._orders:

@@ -153,12 +153,17 @@ def _parse(raw: bytes | Json) -> Json:
     if isinstance(raw, dict):
         return raw
     try:
-        body = json.loads(raw or b"{}")
+        body = json.loads(raw or b"{}", parse_constant=_no_constant)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise errors.malformed("Invalid JSON payload received. It is not JSON.") from None
     if not isinstance(body, dict):
         raise errors.malformed("Invalid JSON payload received. Root element must be a message.")
     return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _internal(message: str) -> Json:

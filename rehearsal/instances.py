@@ -17,7 +17,7 @@ from rehearsal.compute import (
     check_scope,
     reference,
 )
-from rehearsal.config import PROJECT
+from rehearsal.config import PROJECT, PROJECT_NUMBER
 from rehearsal.disk import Disk
 from rehearsal.errors import ApiError, Json, OperationError
 from rehearsal.gateway import Call, handles
@@ -30,6 +30,7 @@ from rehearsal.store import fingerprint, link, normalize, path_of, short
 if TYPE_CHECKING:
     from rehearsal.cloud import Cloud
 
+DEFAULT_ACCOUNT = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
 SERIAL_BYTES = 1 << 20
 """As much of the console as one answer shows, as on Google."""
 
@@ -87,6 +88,9 @@ class Instances(Collection):
         shielded.setdefault("enableIntegrityMonitoring", True)
         resource["shieldedInstanceIntegrityPolicy"] = {"updateAutoLearnPolicy": True}
         _default_scheduling(resource.setdefault("scheduling", {}))
+        for account in resource.get("serviceAccounts", ()):
+            if account.get("email", "default") == "default":
+                account["email"] = DEFAULT_ACCOUNT
         self._prepare_network(cloud, call, resource)
         self._prepare_disks(cloud, resource, zone)
         resource.update(
@@ -151,7 +155,9 @@ class Instances(Collection):
             if (initialize is None) == ("source" not in attached):
                 raise errors.invalid(f"disks[{index}]", "", "Give initializeParams or a source.")
             if initialize is None:
-                reference(cloud, attached, "source")
+                disk = reference(cloud, attached, "source")
+                if user := _user(cloud, disk["selfLink"]):
+                    raise errors.in_use("disk", path_of(disk["selfLink"]), user)
             else:
                 _plan_disk(cloud, attached, initialize, resource["name"], zone, index)
             attached.setdefault("deviceName", f"persistent-disk-{index}")
@@ -160,9 +166,12 @@ class Instances(Collection):
             attached.update(index=index, kind="compute#attachedDisk", type="PERSISTENT")
             attached.setdefault("mode", "READ_WRITE")
             attached.setdefault("interface", "SCSI")
+        if len({attached["source"] for attached in disks}) < len(disks):
+            raise errors.invalid("disks", "", "A disk can be attached once.")
 
     async def insert(self, cloud: Cloud, call: Call) -> Mutated:
         resource, work, undo = await super().insert(cloud, call)
+        given = [d for d in resource["disks"] if d["source"] not in cloud.planned_disks]
 
         async def all_or_nothing() -> None:
             try:
@@ -170,10 +179,15 @@ class Instances(Collection):
                     _check_act_as(cloud, call.caller, account["email"])
                 await self.changed(cloud, resource)
             except BaseException:
+                for attached in given:  # was there before us, and stays
+                    attached["autoDelete"] = False
                 await self.deleted(cloud, resource)
                 raise
 
         return resource, all_or_nothing if work else None, undo
+
+    async def update(self, cloud: Cloud, call: Call) -> Mutated:
+        raise errors.not_implemented(call.method.id)
 
     async def changed(self, cloud: Cloud, resource: Json) -> None:
         """Make disks, namespace and machine, and power it on."""
@@ -372,7 +386,7 @@ class Instances(Collection):
 
     async def add_access(self, cloud: Cloud, call: Call) -> Mutated:
         resource = self._target(cloud, call)
-        nic = resource["networkInterfaces"][0]
+        nic = _interface(resource, call)
         if nic.get("accessConfigs"):
             raise errors.invalid_usage("At most one access config currently supported.")
         access = dict(call.body)
@@ -382,8 +396,11 @@ class Instances(Collection):
 
     async def delete_access(self, cloud: Cloud, call: Call) -> Mutated:
         resource = self._target(cloud, call)
-        nic = resource["networkInterfaces"][0]
-        nic.pop("accessConfigs", None)
+        nic = _interface(resource, call)
+        name = call.query["accessConfig"]
+        if name not in [access["name"] for access in nic.get("accessConfigs", ())]:
+            raise errors.invalid("accessConfig", name, "There is no such access config.")
+        del nic["accessConfigs"]
         return resource, lambda: cloud.network_changed(nic["network"]), None
 
     async def attach(self, cloud: Cloud, call: Call) -> Mutated:
@@ -478,6 +495,14 @@ def write_hosts(root: Path, address: str, resource: Json) -> None:
     )
 
 
+def _interface(resource: Json, call: Call) -> Json:
+    """The interface a request names."""
+    nic: Json = resource["networkInterfaces"][0]
+    if call.query["networkInterface"] != nic["name"]:
+        raise errors.invalid("networkInterface", call.query["networkInterface"], "Unknown.")
+    return nic
+
+
 def _default_scheduling(scheduling: Json) -> None:
     scheduling.setdefault("onHostMaintenance", "MIGRATE")
     scheduling.setdefault("automaticRestart", True)
@@ -497,9 +522,17 @@ def _check_metadata(metadata: Json) -> None:
 
 
 def _complete_access(cloud: Cloud, access: Json) -> None:
+    fixed = "natIP" in access
     access.setdefault("type", "ONE_TO_ONE_NAT")
     access.setdefault("name", "External NAT")
-    access.setdefault("natIP", cloud.free_external())
+    wanted = access.setdefault("natIP", cloud.free_external())
+    reserved = [a["address"] for a in cloud.store.every("addresses")]
+    given = [i["networkInterfaces"][0] for i in cloud.store.every("instances")]
+    if any(a.get("natIP") == wanted for nic in given for a in nic.get("accessConfigs", ())):
+        raise ApiError(400, "ipInUse", f"IP address '{wanted}' is already being used.")
+    if fixed and wanted not in reserved:
+        why = "The specified external IP address was not found."
+        raise errors.invalid("networkInterfaces[0].accessConfigs[0].natIP", wanted, why)
     access.setdefault("networkTier", "PREMIUM")
     access["kind"] = "compute#accessConfig"
 
@@ -521,7 +554,7 @@ def _plan_disk(
         raise errors.required(f"disks[{index}].initializeParams.sourceImage")
     name = initialize.get("diskName") or (instance if not index else f"{instance}-{index}")
     path = f"{zone}/disks/{name}"
-    if cloud.store.get(link(path)):
+    if cloud.store.get(link(path)) or _user(cloud, link(path)):
         raise errors.exists(path)
     body = {
         "sizeGb": initialize.get("diskSizeGb"),
@@ -535,6 +568,14 @@ def _plan_disk(
     attached["source"] = link(path)
     attached["diskSizeGb"] = disk["sizeGb"]
     cloud.planned_disks[link(path)] = disk
+
+
+def _user(cloud: Cloud, disk: str) -> str | None:
+    """Path of the instance that has a disk, which may be still to be made."""
+    for instance in cloud.store.every("instances"):
+        if any(attached["source"] == disk for attached in instance["disks"]):
+            return path_of(instance["selfLink"])
+    return None
 
 
 class _DiskCall:

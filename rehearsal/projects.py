@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rehearsal import inventory
@@ -111,6 +112,9 @@ async def _test_permissions(cloud: Cloud, call: Call) -> Json:
 
 @handles("compute.projects.get")
 async def _compute_project(cloud: Cloud, call: Call) -> Json:
+    from rehearsal.compute import check_scope
+
+    check_scope(cloud, call)
     return {
         "kind": "compute#project",
         "id": PROJECT_NUMBER,
@@ -133,8 +137,9 @@ def _stamped(metadata: Json) -> Json:
 
 
 async def _set_common(cloud: Cloud, call: Call) -> tuple[Json, None, None]:
-    from rehearsal.compute import check_fingerprint
+    from rehearsal.compute import check_fingerprint, check_scope
 
+    check_scope(cloud, call)
     check_fingerprint(call.body, _stamped(cloud.common_metadata)["fingerprint"], "metadata")
     cloud.common_metadata = {"kind": "compute#metadata", "items": call.body.get("items", [])}
     await cloud.changed_metadata()
@@ -150,10 +155,13 @@ def _account(call: Call) -> str:
 
 @handles("iam.projects.serviceAccounts.create")
 async def _create_account(cloud: Cloud, call: Call) -> Json:
-    email = f"{call.body['accountId']}@{PROJECT}.iam.gserviceaccount.com"
+    account = call.body.get("accountId", "")
+    if not re.fullmatch(r"[a-z](?:[-a-z0-9]{4,28}[a-z0-9])", account):
+        raise malformed("The account ID does not have a length between 6 and 30, or other characters "
+                        "than lower case letters, digits and hyphens.")  # fmt: skip
+    email = f"{account}@{PROJECT}.iam.gserviceaccount.com"
     name = f"projects/{PROJECT}/serviceAccounts/{email}"
     if name in cloud.services.accounts:
-        account = call.body["accountId"]
         message = f"Service account {account} already exists within project projects/{PROJECT}."
         raise ApiError(409, "alreadyExists", message)
     cloud.services.accounts[name] = {

@@ -231,6 +231,7 @@ class Session:
         with suppress(ConnectionError):  # _receive judges: the client's last words may be unread
             await ws.send_bytes(hello)
             while self.end is None or self._unsent:
+                self._wake.clear()
                 if self._received - self._acked > ACK_AFTER:
                     self._acked = self._received
                     await ws.send_bytes(ack_frame(self._acked))
@@ -240,7 +241,6 @@ class Session:
                     self._sent += len(chunk)
                     await ws.send_bytes(data_frame(chunk))
                 else:
-                    self._wake.clear()
                     await self._wake.wait()
             raise self.end
 

@@ -27,7 +27,8 @@ _LINK = re.compile(
 _FREE_TEXT = {"metadata", "labels", "description", "tags", "filter"}
 _CLAUSE = re.compile(
     r"""\s*(?:(?P<paren>[()])|(?P<word>AND|OR|NOT)\b|(?P<field>[\w.-]+)\s*
-    (?P<op>!=|>=|<=|=|:|<|>|\beq\b|\bne\b)\s*(?P<value>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s()]+))""",
+    (?P<op>!=|>=|<=|=|:|<|>|\beq\b|\bne\b)\s*
+    (?P<value>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s()"'][^\s()]*))""",
     re.VERBOSE,
 )
 
@@ -51,9 +52,9 @@ def now() -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """A short digest as the API shows it: base64 of 8 bytes."""
+    """A short digest as the API shows it: 8 bytes in the URL-safe base64 that clients send back."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-    return base64.b64encode(digest[:8]).decode()
+    return base64.urlsafe_b64encode(digest[:8]).decode()
 
 
 def normalize(value: Any, project: str) -> Any:
@@ -141,6 +142,8 @@ def page(items: list[Json], query: Mapping[str, str]) -> Json:
     size = int(query.get("maxResults", 500)) or 500
     try:
         start = int(base64.urlsafe_b64decode(query.get("pageToken", "")) or b"0")
+        if start < 0:
+            raise ValueError
     except ValueError:
         raise ApiError(400, "invalid", "Invalid value for field 'pageToken'.") from None
     answer: Json = {}
@@ -157,7 +160,10 @@ def select(items: list[Json], text: str) -> list[Json]:
     tokens = _tokens(text)
     if not tokens:
         return list(items)
-    test, rest = _alternatives(tokens, text)
+    try:
+        test, rest = _alternatives(tokens, text)
+    except RecursionError:
+        raise _bad_filter(text) from None
     if rest:
         raise _bad_filter(text)
     return [item for item in items if test(item)]
@@ -197,6 +203,13 @@ def _conjunction(tokens: list[re.Match[str]], text: str) -> tuple[Any, list[re.M
     while tokens and tokens[0]["word"] != "OR" and tokens[0]["paren"] != ")":
         head, tokens = tokens[0], tokens[1:]
         if head["word"] == "AND":
+            if (
+                not tests
+                or not tokens
+                or tokens[0]["word"] in ("AND", "OR")
+                or tokens[0]["paren"] == ")"
+            ):
+                raise _bad_filter(text)
             continue
         negate = head["word"] == "NOT"
         if negate:
@@ -227,7 +240,7 @@ def _comparison(clause: re.Match[str], text: str) -> Any:
     if clause["op"] in ("eq", "ne"):
         try:
             pattern = re.compile(wanted.replace("\\\\", "\\"))
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             raise _bad_filter(text) from None
     else:
         pattern = re.compile(

@@ -154,9 +154,7 @@ class Caller:
         slash; ``body`` is sent as JSON unless it is bytes."""
         url = path if path.startswith("/") else f"/compute/v1/{FULL}/{path}".rstrip("/")
         raw = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-        status, answer = await self.gateway.answer(
-            host, verb, url, query, raw, self.authorization
-        )
+        status, answer = await self.gateway.answer(host, verb, url, query, raw, self.authorization)
         return status, json.loads(json.dumps(answer, allow_nan=False))
 
     def call(
@@ -185,17 +183,13 @@ class Caller:
         assert operation["status"] == "DONE"
         return operation
 
-    def change(
-        self, verb: str, path: str, body: Json | bytes | None = None, **query: Any
-    ) -> Json:
+    def change(self, verb: str, path: str, body: Json | bytes | None = None, **query: Any) -> Json:
         """A mutation that succeeds, to its end."""
         operation = self.done(self.ok(verb, path, body, **query))
         assert "error" not in operation, operation["error"]
         return operation
 
-    def failed(
-        self, verb: str, path: str, body: Json | bytes | None = None, **query: Any
-    ) -> Json:
+    def failed(self, verb: str, path: str, body: Json | bytes | None = None, **query: Any) -> Json:
         """The one error of a mutation whose request is answered 200."""
         operation = self.done(self.ok(verb, path, body, **query))
         [error] = operation["error"]["errors"]
@@ -220,9 +214,7 @@ def vm(name: str = "vm", **members: Any) -> Json:
     return {
         "name": name,
         "machineType": f"{ZONAL}/machineTypes/e2-medium",
-        "disks": [
-            {"boot": True, "autoDelete": True, "initializeParams": {"sourceImage": DEBIAN}}
-        ],
+        "disks": [{"boot": True, "autoDelete": True, "initializeParams": {"sourceImage": DEBIAN}}],
         "networkInterfaces": [{"subnetwork": f"{REGIONAL}/subnetworks/net-sub"}],
         **members,
     }

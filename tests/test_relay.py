@@ -2,12 +2,17 @@
 
 import asyncio
 import random
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
@@ -19,6 +24,10 @@ Backend = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 QUERY = "project=p&zone=z&instance=vm&interface=nic0&port=22"
 MEGABYTE = random.Random(1).randbytes(1 << 20)  # noqa: S311 - not a secret
+
+
+TRUSTING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
 
 
 def run(coroutine: Coroutine[object, object, None]) -> None:
@@ -63,8 +72,32 @@ class Lab:
         return self.clients[-1]
 
 
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A server's context, with a certificate that nobody trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    file.write_bytes(
+        builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
 @asynccontextmanager
-async def lab(backend: Backend = echo, grace: float = 5) -> AsyncIterator[Lab]:
+async def lab(
+    backend: Backend = echo, grace: float = 5, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Lab]:
     it = Lab(backend, grace)
     server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
     it.port = server.sockets[0].getsockname()[1]
@@ -73,8 +106,8 @@ async def lab(backend: Backend = echo, grace: float = 5) -> AsyncIterator[Lab]:
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        it.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        it.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{runner.addresses[0][1]}"
         yield it
     finally:
         await it.relay.close()
@@ -104,6 +137,7 @@ class Client:
             additional_headers=self.headers,
             subprotocols=[Subprotocol("relay.tunnel.cloudproxy.app")],
             compression=None,
+            ssl=TRUSTING if self.url.startswith("wss:") else None,
             proxy=None,
         )
         self.dialled.append(self.ws)
@@ -220,11 +254,12 @@ def test_data_arrives_unchanged_and_is_acknowledged(megabytes: int) -> None:
     run(scenario())
 
 
-def test_a_transfer_survives_five_network_failures() -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_a_transfer_survives_five_network_failures(secure: bool, tls: ssl.SSLContext) -> None:
     data = MEGABYTE * 8
 
     async def scenario() -> None:
-        async with lab() as it:
+        async with lab(tls=tls if secure else None) as it:
             client = await it.client().open()
             cuts = [1_000_000, 2_000_000, 2_100_000, 5_000_000, 7_999_999]
 
@@ -349,9 +384,10 @@ def test_a_bad_request_gets_no_websocket(caller: str, path: str, status: int) ->
     run(scenario())
 
 
-def test_a_lost_session_lets_go_of_its_backend() -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_a_lost_session_lets_go_of_its_backend(secure: bool, tls: ssl.SSLContext) -> None:
     async def scenario() -> None:
-        async with lab(grace=0.3) as it:
+        async with lab(grace=0.3, tls=tls if secure else None) as it:
             client = await it.client().open()
             it.relay.cut()
             await asyncio.sleep(0.1)
