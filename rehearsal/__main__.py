@@ -24,7 +24,7 @@ from rehearsal.errors import Json
 
 UP_SECONDS = 90.0
 LOCK = Path("/run/lock/rehearsal")
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
 
 class Failed(Exception):
@@ -253,7 +253,7 @@ def log(args: argparse.Namespace) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
         style = "red" if entry["status"] >= 400 else ""
         out.print(f"{clock} {entry['status']} {entry['method']} {entry['request']} "
-                  f"{entry['caller']} {entry['seconds']:.3f}s", style=style, soft_wrap=True)  # fmt: skip
+                  f"{entry['caller']} {entry['seconds']:.3f}s", style=style)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

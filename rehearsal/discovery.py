@@ -64,6 +64,8 @@ class Api:
         for method in _methods(doc):
             self.methods[method.id] = method
             self._routes[method.verb, method.depth].append(method)
+        for routes in self._routes.values():
+            routes.sort(key=lambda method: method.route.groups)  # a literal before a name
 
     def match(self, verb: str, path: str) -> tuple[Method, dict[str, str]] | None:
         """The method of a request and its path parameters; None when the API has no such route."""
@@ -180,7 +182,11 @@ def _output_only(schema: Json) -> bool:
 
 def _check_query(name: str, value: str, schema: Json) -> None:
     kind = schema.get("type")
+    if schema.get("format") in ("int64", "uint64"):
+        kind = schema["format"]
     fits = {
+        "int64": lambda: bool(re.fullmatch(r"-?[0-9]{1,18}", value)),
+        "uint64": lambda: bool(re.fullmatch(r"[0-9]{1,18}", value)),
         "integer": lambda: value.isdecimal() and int(value) < 2**32,
         "boolean": lambda: value.lower() in ("true", "false"),
     }.get(kind or "", lambda: True)

@@ -7,6 +7,7 @@ deleted. The serial port is the console's output in a file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ from rehearsal.config import DISKS, NAMESPACE, STATE
 from rehearsal.disk import Disk
 from rehearsal.network import add_namespace, remove_namespace
 from rehearsal.process import CommandFailed, run
+
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 90.0
 """What a guest gets to shut down before its power is cut, as on Google."""
@@ -166,5 +169,8 @@ class Machine:
     async def _watched(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
         if self._wanted:
-            await self.cut()
-            await self.ended(code)
+            try:
+                await self.cut()
+                await self.ended(code)
+            except Exception:  # nobody awaits this task
+                logger.exception("%s ended with %s and could not be dealt with", self.name, code)

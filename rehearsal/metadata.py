@@ -75,14 +75,15 @@ async def _read(cloud: Cloud, instance: Json, request: web.BaseRequest) -> web.R
     folder = isinstance(value, dict | list)
     if folder and not path.endswith("/") and request.query.get("recursive") != "true":
         return web.Response(status=301, headers={"Location": f"http://{METADATA}{path}/"})
-    return _shown(value, request, fingerprint(value))
+    etag = fingerprint(value)
+    return _shown(value if "attributes" in parts else _camel(value), value, request, etag)
 
 
-def _shown(value: Any, request: web.BaseRequest, etag: str) -> web.Response:
+def _shown(json: Any, value: Any, request: web.BaseRequest, etag: str) -> web.Response:
     recursive = request.query.get("recursive", "").lower() == "true"
     folder = isinstance(value, dict | list)
     if request.query.get("alt", "json" if recursive and folder else "text") == "json":
-        response = web.json_response(_camel(value))
+        response = web.json_response(json)
     elif folder:
         names = value if isinstance(value, dict) else {str(i): v for i, v in enumerate(value)}
         lines = [k + "/" * isinstance(v, dict | list) for k, v in names.items()]

@@ -65,7 +65,7 @@ class Vpc:
     def __init__(self, number: int, cgroup: Cgroup) -> None:
         self.namespace = f"{NAMESPACE}vpc{number}"
         self._number, self._cgroup = number, cgroup
-        self._uplink: asyncio.subprocess.Process | None = None
+        self._uplink: asyncio.Task[None] | None = None
         self._gateways: set[str] = set()
         self._applied = ""
         self._lock = asyncio.Lock()
@@ -86,12 +86,24 @@ class Vpc:
         await ip(SERVICES_NAMESPACE, f"link set vpc{self._number} master {BRIDGE} up")
         switch = "net.ipv4.ip_forward=1", f"net.ipv4.conf.{BRIDGE}.send_redirects=0"
         await run("ip", "netns", "exec", self.namespace, "sysctl", "-qw", *switch)
-        await self._open_uplink()
+        process = await self._open_uplink()
+        self._uplink = asyncio.create_task(self._keep_uplink(process))
 
-    async def _open_uplink(self) -> None:
+    async def _keep_uplink(self, process: asyncio.subprocess.Process) -> None:
+        """Open the way out again whenever its process ends."""
+        try:
+            while True:
+                await process.wait()
+                process = await self._open_uplink()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def _open_uplink(self) -> asyncio.subprocess.Process:
         reader, writer = os.pipe()
         log = (STATE / f"{self.namespace}.log").open("ab")
-        self._uplink = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *self._cgroup.enter(),
             *("slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback"),
             *("--cidr=100.64.0.0/24", "--netns-type=path", f"--ready-fd={writer}"),
@@ -107,13 +119,14 @@ class Vpc:
             ready = asyncio.to_thread(os.read, reader, 1)
             if await asyncio.wait_for(ready, UPLINK_SECONDS) != b"1":
                 raise CommandFailed(f"slirp4netns did not start; see {log.name}")
+            return process
         finally:
             os.close(reader)
 
     async def close(self) -> None:
-        if self._uplink and self._uplink.returncode is None:
-            self._uplink.terminate()
-            await self._uplink.wait()
+        if self._uplink:
+            self._uplink.cancel()
+            await asyncio.gather(self._uplink, return_exceptions=True)
         await remove_namespace(self.namespace)
 
     async def apply(self, gateways: set[str], rules: str) -> None:

@@ -140,9 +140,10 @@ def page(items: list[Json], query: Mapping[str, str]) -> Json:
         case other:
             raise invalid("orderBy", other, "Use 'name' or 'creationTimestamp desc'.")
     size = int(query.get("maxResults", 500)) or 500
+    token = query.get("pageToken", "")
     try:
-        start = int(base64.urlsafe_b64decode(query.get("pageToken", "")) or b"0")
-        if start < 0:
+        start = int(base64.urlsafe_b64decode(token)) if token else 0
+        if start < 0 or token not in ("", _token(start)):
             raise ValueError
     except ValueError:
         raise ApiError(400, "invalid", "Invalid value for field 'pageToken'.") from None
@@ -150,8 +151,12 @@ def page(items: list[Json], query: Mapping[str, str]) -> Json:
     if chosen[start : start + size]:
         answer["items"] = chosen[start : start + size]
     if start + size < len(chosen):
-        answer["nextPageToken"] = base64.urlsafe_b64encode(str(start + size).encode()).decode()
+        answer["nextPageToken"] = _token(start + size)
     return answer
+
+
+def _token(start: int) -> str:
+    return base64.urlsafe_b64encode(str(start).encode()).decode()
 
 
 def select(items: list[Json], text: str) -> list[Json]:

@@ -48,22 +48,26 @@ class Lab:
 
     def delete(self, *names: str) -> None:
         self.gcloud("compute", "instances", "delete", *names)
+        for name in names:
+            (self.home / f"known.{name}").unlink(missing_ok=True)
 
     def ssh(
         self, name: str, command: str, *, timeout: float = 60, check: bool = True, tries: int = 20
     ) -> Completed:
         """Run a command on a machine as ``tester``, through IAP, its host key pinned by what the
         machine published. The first tries may come before the guest agent made the user."""
-        instance = self.describe("compute", "instances", "describe", name)
-        known = self.home / f"known.{instance['id']}"
+        known = self.home / f"known.{name}"
         if not known.exists():
-            known.write_text(self.host_keys(name, instance["id"]))
+            number = self.describe("compute", "instances", "describe", name)["id"]
+            known.write_text(self.host_keys(name, number))
+        alias = known.read_text().split()[0]
         proxy = f"gcloud compute start-iap-tunnel {name} 22 --listen-on-stdin --verbosity=error"
         argv = [
             *("ssh", "-i", str(self.home / "key"), "-o", f"ProxyCommand={proxy}"),
             *("-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}"),
             *("-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
-            *("-o", f"HostKeyAlias=compute.{instance['id']}", f"tester@{name}", command),
+            *("-o", f"HostKeyAlias={alias}", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"),
+            *("-o", f"ControlPath={self.home}/%r@%n", f"tester@{name}", command),
         ]
         for _ in range(tries):
             done = self.cloud.run(*argv, timeout=timeout, check=False, env={"HOME": str(self.home)})

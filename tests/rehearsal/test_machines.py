@@ -20,8 +20,8 @@ def test_it_boots_debian_12_to_running(lab: Lab, machine: str) -> None:
 def test_it_has_the_declared_disk_and_memory(lab: Lab, machine: str) -> None:
     disk = int(lab.ssh(machine, "df --output=size -B1G / | tail -1").stdout)
     assert 9 <= disk <= 10
-    eat = "python3 -c 'x = bytearray(3 << 30)'"  # an e2-small has 2 GiB
-    assert lab.ssh(machine, eat, check=False).returncode == 137
+    eat = "python3 -c 'x = bytearray(3 << 30)'; echo $?"  # an e2-small has 2 GiB
+    assert lab.ssh(machine, eat).stdout == "137\n"
     assert lab.ssh(machine, "systemctl is-system-running").stdout == "running\n"
 
 
@@ -77,7 +77,7 @@ def test_a_reboot_keeps_files_and_runs_the_startup_script(lab: Lab, machine: str
 
 def test_a_reboot_from_inside_comes_back(lab: Lab, machine: str) -> None:
     first = lab.ssh(machine, "stat -c %Z /proc/1").stdout
-    lab.ssh(machine, "sudo systemd-run --on-active=0.2 systemctl reboot")
+    lab.ssh(machine, "sudo systemctl reboot", check=False)
     for _ in range(30):
         again = lab.ssh(machine, "stat -c %Z /proc/1", check=False)
         if again.returncode == 0 and again.stdout != first:

@@ -76,6 +76,16 @@ def named(command: str, argument: str) -> int:
     raise AssertionError(f"no process {command} … {argument}")
 
 
+def database_answers(lab: Lab) -> bool:
+    """Whether PostgreSQL is back within 20 seconds."""
+    for _ in range(40):
+        status = json.loads(lab.cloud.ctl("status", "--json").stdout)
+        if status["database"]["state"] == "RUNNING":
+            return True
+        time.sleep(0.5)
+    return False
+
+
 @pytest.fixture(scope="module")
 def bare(lab: Lab) -> dict[str, str]:
     """The host without a cloud."""
@@ -123,7 +133,7 @@ def test_what_is_killed_below_the_daemon_comes_back(lab: Lab, bare: dict[str, st
         lab.ssh("left", "getent hosts metadata.google.internal >/dev/null; echo up").stdout
         == "up\n"
     )
-    assert json.loads(lab.cloud.ctl("status", "--json").stdout)["database"]["state"] == "RUNNING"
+    assert database_answers(lab)
     assert named("slirp4netns", "rehearsal-vpc1")
     lab.cloud.ctl("down", timeout=60)
     assert look() == bare
