@@ -112,7 +112,7 @@ class Database:
     async def _answers(self) -> None:
         try:
             async with asyncio.timeout(READY_SECONDS):
-                while (await self.status())["state"] != "RUNNING":
+                while (await self.status())["state"] != "RUNNING":  # noqa: ASYNC110 - no event there
                     await asyncio.sleep(0.1)
         except TimeoutError:
             tail = self.machine.console.read_text(errors="replace")[-1000:]

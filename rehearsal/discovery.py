@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
@@ -109,17 +110,12 @@ class Api:
         if method.response:
             self._validator(method.response).validate(body)
 
-    def kind(self, schema: str) -> str | None:
-        """The ``kind`` a resource of this schema carries."""
-        default: str | None = self.schemas[schema]["properties"].get("kind", {}).get("default")
-        return default
-
     def writable(self, schema: str, body: Json) -> Json:
         """``body`` without the members only the service may set."""
         properties = self.schemas[schema].get("properties", {})
         return {k: v for k, v in body.items() if not _output_only(properties.get(k, {}))}
 
-    def _validator(self, schema: str) -> Draft202012Validator:
+    def _validator(self, schema: str) -> Any:
         return self._all.evolve(schema={"$defs": self._defs, "$ref": f"#/$defs/{schema}"})
 
 
@@ -181,32 +177,32 @@ def _output_only(schema: Json) -> bool:
 
 
 def _check_query(name: str, value: str, schema: Json) -> None:
-    kind = schema.get("type")
-    if schema.get("format") in ("int64", "uint64"):
-        kind = schema["format"]
-    fits = {
-        "int64": lambda: bool(re.fullmatch(r"-?[0-9]{1,18}", value)),
-        "uint64": lambda: bool(re.fullmatch(r"[0-9]{1,18}", value)),
-        "integer": lambda: value.isdecimal() and int(value) < 2**32,
-        "boolean": lambda: value.lower() in ("true", "false"),
-    }.get(kind or "", lambda: True)
-    bounded = kind == "integer" and fits() and name == "maxResults" and int(value) > 500
-    if not fits() or bounded or value not in schema.get("enum", [value]):
+    fits = value in schema.get("enum", [value])
+    match schema.get("type"), schema.get("format"):
+        case "string", "int64" | "uint64" as form:
+            fits = bool(re.fullmatch("-?[0-9]{1,18}" if form == "int64" else "[0-9]{1,18}", value))
+        case "integer", _:
+            most = 500 if name == "maxResults" else 2**32 - 1
+            fits = value.isascii() and value.isdecimal() and int(value) <= most
+        case "boolean", _:
+            fits = value.lower() in ("true", "false")
+    if not fits:
         raise ApiError(400, "invalidParameter", f"Invalid value '{value}' for parameter '{name}'.")
 
 
 def _explain(error: ValidationError) -> ApiError:
     """Google's words for a body that does not fit."""
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
+    schema: Any = error.schema
     if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        name = next(key for key in error.instance if key not in known)
+        body: Any = error.instance
+        name = next(key for key in body if key not in schema["properties"])
         at = f" at 'resource{where}'" if where else ""
         return malformed(
             f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
         )
     if error.validator in ("type", "minimum", "maximum"):
-        return malformed(f"Invalid value at 'resource{where}' ({error.schema['type']})")
+        return malformed(f"Invalid value at 'resource{where}' ({schema['type']})")
     pattern = str(error.validator_value).removeprefix("^").removesuffix(r"\Z")
     why = f"Must be a match of regex '{pattern}'"
     if error.validator == "enum":

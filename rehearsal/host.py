@@ -41,7 +41,7 @@ CA_VARIABLES = (
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
 )
-_NEWNS, _BIND, _REC, _PRIVATE = 0x20000, 4096, 16384, 1 << 18
+_NEWNS, _BIND, _REC, _SLAVE = 0x20000, 4096, 16384, 1 << 19
 
 
 def missing() -> list[str]:
@@ -96,7 +96,7 @@ def enter() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
-    _mount(libc, None, "/", _REC | _PRIVATE)
+    _mount(libc, None, "/", _REC | _SLAVE)  # our mounts stay here; the host's still show
     _mount(libc, hosts, "/etc/hosts", _BIND)
     system = Path("/etc/ssl/certs/ca-certificates.crt")
     if system.exists():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -135,10 +134,11 @@ class Machine:
         """Show a data disk to the running guest as Google does: /dev/disk/by-id/google-NAME."""
         loop = (await run("losetup", "--find", "--show", str(file))).strip()
         self._plugged[name] = loop
-        number = Path(loop).stat().st_rdev
+        numbers = (await run("stat", "--format=%Hr %Lr", loop)).split()
         device = f"/dev/sd{chr(ord('a') + index)}"
-        await self.inside("sh", "-c", _PLUG, "sh", device, str(os.major(number)),
-                          str(os.minor(number)), f"/dev/disk/by-id/google-{name}")  # fmt: skip
+        await self.inside(
+            "sh", "-c", _PLUG, "sh", device, *numbers, f"/dev/disk/by-id/google-{name}"
+        )
 
     async def unplug(self, index: int, name: str) -> None:
         device = f"/dev/sd{chr(ord('a') + index)}"

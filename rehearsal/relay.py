@@ -304,14 +304,14 @@ class Relay:
     def __init__(
         self,
         connect: Callable[[Target], Awaitable[Streams]],
-        caller: Callable[[web.Request], str | None],
+        caller: Callable[[web.BaseRequest], str | None],
         *,
         grace: float = 10.0,
     ) -> None:
         self._connect, self._caller, self._grace = connect, caller, grace
         self._sessions: dict[str, Session] = {}
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer /v4/connect and /v4/reconnect; what Google refuses, it accepts and then closes."""
         if request.path not in ("/v4/connect", "/v4/reconnect"):
             raise web.HTTPNotFound

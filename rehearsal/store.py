@@ -194,7 +194,7 @@ def _tokens(text: str) -> list[re.Match[str]]:
 
 
 def _alternatives(tokens: list[re.Match[str]], text: str) -> tuple[Any, list[re.Match[str]]]:
-    tests = []
+    tests: list[Any] = []
     while True:
         test, tokens = _conjunction(tokens, text)
         tests.append(test)
@@ -204,7 +204,7 @@ def _alternatives(tokens: list[re.Match[str]], text: str) -> tuple[Any, list[re.
 
 
 def _conjunction(tokens: list[re.Match[str]], text: str) -> tuple[Any, list[re.Match[str]]]:
-    tests = []
+    tests: list[Any] = []
     while tokens and tokens[0]["word"] != "OR" and tokens[0]["paren"] != ")":
         head, tokens = tokens[0], tokens[1:]
         if head["word"] == "AND":
