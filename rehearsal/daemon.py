@@ -6,6 +6,7 @@ It listens on loopback addresses as Google's hosts, and on a unix socket for the
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import logging
 import re
@@ -39,7 +40,7 @@ from rehearsal.gateway import Gateway
 from rehearsal.iam import TUNNEL
 from rehearsal.process import CommandFailed
 from rehearsal.relay import Refused, Relay, Target
-from rehearsal.secret_manager import serve_grpc
+from rehearsal.secret_manager_grpc import serve_grpc
 from rehearsal.store import link, short
 
 CONNECT_SECONDS = 5.0
@@ -196,6 +197,7 @@ class Daemon:
             case "GET", ["status"]:
                 return await self._status()
             case "POST", ["faults"]:
+                self._check_method(body["method"])
                 self.cloud.faults.order(Fault(**body))
             case "DELETE", ["faults"]:
                 self.cloud.faults.clear()
@@ -210,6 +212,12 @@ class Daemon:
             case _:
                 raise CommandFailed(f"no command {verb} {path}")
         return {"faults": self.cloud.faults.list()}
+
+    def _check_method(self, method: str) -> None:
+        known = [name for api in self.gateway.apis for name in api.methods]
+        if method not in known:
+            near = difflib.get_close_matches(method, known, 1) or ["compute.instances.insert"]
+            raise CommandFailed(f"no API has a method {method}; write it as {near[0]}")
 
     async def _status(self) -> Json:
         unbounded = {w for m in self.cloud.machines.values() for w in m.unbounded}

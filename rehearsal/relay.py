@@ -1,13 +1,7 @@
 """Google's relay for IAP TCP forwarding: a websocket in, a TCP connection out.
 
-Clients speak the subprotocol ``relay.tunnel.cloudproxy.app``, version 4: ``/v4/connect`` opens a
-session, ``/v4/reconnect`` takes it up again on a new websocket after a network failure. A binary
-message is one frame, big endian, its tag first:
-
-    1 CONNECT_SUCCESS_SID    u32 length, session id         relay → client
-    2 RECONNECT_SUCCESS_ACK  u64 bytes received so far      relay → client
-    4 DATA                   u32 length, up to 16384 bytes  both ways
-    7 ACK                    u64 bytes received so far      both ways
+Clients speak the frames of ``relay_frames``: ``/v4/connect`` opens a session, ``/v4/reconnect``
+takes it up again on a new websocket after a network failure.
 
 A ``Session`` outlives its websockets. It owns the backend connection, counts what the client sent,
 and keeps what the backend sent until the client confirms it. With ``WINDOW`` bytes unconfirmed it
@@ -21,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -30,8 +23,16 @@ from functools import partial
 
 from aiohttp import WebSocketError, WSMsgType, web
 
-SUBPROTOCOL = "relay.tunnel.cloudproxy.app"
-MAX_DATA = 16384
+from rehearsal.relay_frames import (
+    MAX_DATA,
+    SUBPROTOCOL,
+    ack_frame,
+    connect_success,
+    data_frame,
+    decode,
+    reconnect_success,
+)
+
 CHUNK = MAX_DATA - 6  # up to 16384 bytes with its header, a frame leaves in one write
 ACK_AFTER = 2 * MAX_DATA  # bytes received before they are acknowledged, as gcloud does it
 WINDOW = 1 << 20  # bytes of the backend that wait for the client's ACK
@@ -67,41 +68,6 @@ class Target:
     interface: str
     port: int
     caller: str | None
-
-
-def connect_success(sid: str) -> bytes:
-    return struct.pack(">HI", 1, len(sid)) + sid.encode()
-
-
-def reconnect_success(total: int) -> bytes:
-    return struct.pack(">HQ", 2, total)
-
-
-def data_frame(payload: bytes) -> bytes:
-    return struct.pack(">HI", 4, len(payload)) + payload
-
-
-def ack_frame(total: int) -> bytes:
-    return struct.pack(">HQ", 7, total)
-
-
-def decode(message: bytes) -> memoryview | int | None:
-    """The bytes of DATA, the total of ACK, None for other tags; ValueError if cut short.
-
-    What follows the frame is ignored, as gcloud does it.
-    """
-    try:
-        (tag,) = struct.unpack_from(">H", message)
-        if tag == 7:
-            return int(struct.unpack_from(">Q", message, 2)[0])
-        if tag != 4:
-            return None
-        (length,) = struct.unpack_from(">I", message, 2)
-    except struct.error:
-        raise ValueError("frame is cut short") from None
-    if length > min(MAX_DATA, len(message) - 6):
-        raise ValueError("DATA is cut short or too long")
-    return memoryview(message)[6 : 6 + length]
 
 
 def parse_target(query: Mapping[str, str], caller: str) -> Target:

@@ -31,7 +31,8 @@ from rehearsal.front import serve_front
 from rehearsal.gateway import Gateway
 from rehearsal.iam import Identities
 from rehearsal.projects import Services
-from rehearsal.secret_manager import HOST, LARGEST, SecretStore, serve_grpc
+from rehearsal.secret_manager import LARGEST, SecretStore
+from rehearsal.secret_manager_grpc import HOST, serve_grpc
 
 if TYPE_CHECKING:
     from rehearsal.cloud import Cloud
