@@ -183,7 +183,7 @@ def _check_query(name: str, value: str, schema: Json) -> None:
             fits = bool(re.fullmatch("-?[0-9]{1,18}" if form == "int64" else "[0-9]{1,18}", value))
         case "integer", _:
             most = 500 if name == "maxResults" else 2**32 - 1
-            fits = value.isascii() and value.isdecimal() and int(value) <= most
+            fits = bool(re.fullmatch("[0-9]{1,10}", value)) and int(value) <= most
         case "boolean", _:
             fits = value.lower() in ("true", "false")
     if not fits:

@@ -79,7 +79,7 @@ class PaperMachine(Machine):
 
     @property
     def console(self) -> Path:
-        return disk.DISKS / f"{self.name}.console"
+        return self.disk.file.with_suffix(".console")
 
     @property
     def past(self) -> list[str]:

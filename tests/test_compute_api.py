@@ -14,7 +14,7 @@ from rehearsal.errors import Json
 from rehearsal.faults import Fault
 from rehearsal.iam import ACT_AS
 from rehearsal.store import link
-from tests.paper import DEBIAN, FULL, REGIONAL, ZONAL, Caller, paper, vm
+from tests.paper import DEBIAN, FULL, REGIONAL, ZONAL, Caller, PaperMachine, paper, vm
 
 VM = f"{ZONAL}/instances/vm"
 SUBNET = f"{REGIONAL}/subnetworks/net-sub"
@@ -159,9 +159,11 @@ def test_an_error_is_googles_word_for_word(
         (
             "rateLimitExceeded",
             403,
-            "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute "
-            f"per region' of service 'compute.googleapis.com' for consumer "
-            f"'project_number:{PROJECT_NUMBER}'.",
+            (
+                "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute per "
+                "region' of service 'compute.googleapis.com' for consumer "
+                f"'project_number:{PROJECT_NUMBER}'."
+            ),
         ),
         ("resourceNotReady", 400, f"The resource '{FULL}/global/networks/default' is not ready"),
         ("backendError", 503, "Backend Error"),
@@ -412,6 +414,19 @@ def assert_no_instance(net: Caller) -> None:
     assert net.call("GET", VM)[0] == 404
     assert net.call("GET", f"{ZONAL}/disks/vm")[0] == 404
     assert "vm" not in {m.hostname for m in net.cloud.machines.values()}
+
+
+def test_a_machine_that_does_not_start_leaves_nothing_behind(
+    net: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: PaperMachine) -> None:
+        raise RuntimeError("no power")
+
+    monkeypatch.setattr(PaperMachine, "start", fail)
+    error = net.failed("POST", f"{ZONAL}/instances", vm())
+    assert (error["code"], error["http"][0]) == ("INTERNAL_ERROR", 500)
+    assert_no_instance(net)
+    assert net.cloud.machines == {}
 
 
 def test_a_failed_insert_keeps_the_disk_it_was_given(net: Caller) -> None:
@@ -933,7 +948,7 @@ def test_a_list_says_what_it_is_and_an_empty_one_has_no_items(
 def test_a_list_comes_in_pages(google: Caller) -> None:
     names, token = [], ""
     while True:
-        query = {"maxResults": "3"} | ({"pageToken": token} if token else {})
+        query: Json = {"maxResults": "3"} | ({"pageToken": token} if token else {})
         answer = google.ok("GET", "zones", **query)
         assert 0 < len(answer["items"]) <= 3
         names += [zone["name"] for zone in answer["items"]]
@@ -1009,7 +1024,8 @@ def test_guest_attributes_and_console_are_read(net: Caller) -> None:
 
 
 def test_a_service_account_exists_once(google: Caller) -> None:
-    path, iam = f"/v1/{FULL}/serviceAccounts", {"host": "iam.googleapis.com"}
+    path = f"/v1/{FULL}/serviceAccounts"
+    iam: Json = {"host": "iam.googleapis.com"}
     google.ok("POST", path, {"accountId": "server"}, **iam)
     message = f"Service account server already exists within project {FULL}."
     status, answer = google.call("POST", path, {"accountId": "server"}, **iam)

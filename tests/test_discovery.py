@@ -151,7 +151,7 @@ def test_a_body_that_fits_passes(members: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["١٠", "1" * 5000, 10.5, True, 10**30, "", "1 ", " 1", "0x10", "1\n"]
+    "size", ["\u0661\u0660", "1" * 5000, 10.5, True, 10**30, "", "1 ", " 1", "0x10", "1\n"]
 )
 def test_a_64_bit_number_is_digits_or_a_number(size: object) -> None:
     refusal(INSERT, body(disks=[{"diskSizeGb": size}]))
@@ -168,12 +168,16 @@ def test_a_missing_member_is_named() -> None:
         (
             "compute.instances.list",
             {"max_results": "5"},
-            'Invalid JSON payload received. Unknown name "max_results": Cannot bind query '
-            "parameter. Field 'max_results' could not be found in request message.",
+            (
+                'Invalid JSON payload received. Unknown name "max_results": Cannot bind query '
+                "parameter. Field 'max_results' could not be found in request message."
+            ),
         ),
         ("compute.instances.list", {"maxResults": "501"}, None),
         ("compute.instances.list", {"maxResults": "-1"}, None),
         ("compute.instances.list", {"maxResults": "many"}, None),
+        ("compute.instances.list", {"maxResults": "9" * 5000}, None),
+        ("compute.instances.list", {"maxResults": "\u0663"}, None),
         ("compute.instances.list", {"maxResults": ""}, None),
         ("compute.instances.list", {"alt": "xml"}, None),
         ("compute.instances.list", {"prettyPrint": "yes"}, None),
@@ -216,7 +220,7 @@ def test_a_method_without_a_body_takes_none() -> None:
 
 def test_a_path_parameter_has_a_pattern() -> None:
     method = api().methods["compute.zones.get"]
-    with pytest.raises(ApiError, match="field 'resource.zone': 'Z'. Must be a match of regex"):
+    with pytest.raises(ApiError, match=r"field 'resource\.zone': 'Z'\. Must be a match of regex"):
         api().check_request(method, {"project": "p", "zone": "Z"}, {}, {})
 
 

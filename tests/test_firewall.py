@@ -59,26 +59,33 @@ def within(text: str, value: str) -> bool:
 
 
 PART = re.compile(
-    r"(ip saddr|ip daddr|meta l4proto|th dport|iifname !=|iifname|oifname|ct state) "
+    r"(ip saddr|ip daddr|meta l4proto|th dport|iifname !=|oifname|ct state) "
     r"(\{[^}]*\}|\S+) ?"
 )
+
+
+def fits(what: str, value: str, packet: Packet) -> bool:
+    match what:
+        case "ip saddr":
+            return within(value, packet.source)
+        case "ip daddr":
+            return within(value, packet.target)
+        case "meta l4proto":
+            return packet.protocol in value.strip("{} ").split(", ")
+        case "th dport":
+            return within(value, str(packet.port))
+        case "iifname !=":
+            return value.strip('"') != packet.into
+        case "oifname":
+            return value.strip('"') == packet.out
+    assert what == "ct state"  # only new connections are asked about
+    return False
 
 
 def matches(line: str, packet: Packet) -> str | None:
     """The verdict of a line for a packet; None when it does not match."""
     while found := PART.match(line):
-        what, value = found[1], found[2]
-        fits = {
-            "ip saddr": lambda v: within(v, packet.source),
-            "ip daddr": lambda v: within(v, packet.target),
-            "meta l4proto": lambda v: packet.protocol in v.strip("{} ").split(", "),
-            "th dport": lambda v: within(v, str(packet.port)),
-            "iifname !=": lambda v: v.strip('"') != packet.into,
-            "iifname": lambda v: v.strip('"') == packet.into,
-            "oifname": lambda v: v.strip('"') == packet.out,
-            "ct state": lambda v: False,  # only new connections are asked about
-        }[what](value)
-        if not fits:
+        if not fits(found[1], found[2], packet):
             return None
         line = line[found.end() :]
     return line
