@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
-from rehearsal import instances  # noqa: F401 - registers handlers
+from rehearsal import compute  # noqa: F401 - registers handlers
 from rehearsal.certificates import Authority
 from rehearsal.cloud import Cloud
 from rehearsal.config import (

@@ -11,6 +11,7 @@ metadata server's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
@@ -57,6 +58,13 @@ async def join(
         f"route replace {gateway} dev ens4",
         f"route add default via {gateway}",
     )
+
+
+async def part(vpc: str, port: str) -> None:
+    """Take a machine off its bridge now: the kernel takes its time to end a namespace, and the
+    next machine may get the same address."""
+    with contextlib.suppress(CommandFailed):  # it never joined
+        await ip(vpc, f"link delete {port}")
 
 
 class Vpc:

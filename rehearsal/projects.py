@@ -112,7 +112,7 @@ async def _test_permissions(cloud: Cloud, call: Call) -> Json:
 
 @handles("compute.projects.get")
 async def _compute_project(cloud: Cloud, call: Call) -> Json:
-    from rehearsal.compute import check_scope
+    from rehearsal.collection import check_scope
 
     check_scope(cloud, call)
     return {
@@ -137,7 +137,7 @@ def _stamped(metadata: Json) -> Json:
 
 
 async def _set_common(cloud: Cloud, call: Call) -> tuple[Json, None, None]:
-    from rehearsal.compute import check_fingerprint, check_scope
+    from rehearsal.collection import check_fingerprint, check_scope
 
     check_scope(cloud, call)
     check_fingerprint(call.body, _stamped(cloud.common_metadata)["fingerprint"], "metadata")

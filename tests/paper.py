@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rehearsal import compute, disk, instances
+from rehearsal import compute, disk, instances, storage  # noqa: F401 - compute registers all
 from rehearsal.cloud import OUTER, Cloud
 from rehearsal.config import ACCOUNT, PROJECT, REGION, ZONE
 from rehearsal.disk import Disk
@@ -235,10 +235,11 @@ def paper() -> Iterator[Caller]:
         asyncio.Runner() as runner,
     ):
         patch.setattr(disk, "DISKS", Path(folder))
-        for module in (compute, instances):
+        for module in (storage, instances):
             patch.setattr(module, "Disk", PaperDisk)
         patch.setattr(instances, "Machine", PaperMachine)
         patch.setattr(instances, "join", _joined)
+        patch.setattr(instances, "part", _joined)
         cloud = PaperCloud()
         yield Caller(cloud, runner)
         runner.run(cloud.operations.drain())

@@ -23,13 +23,14 @@ args = sys.argv[1:]
 with open("asked", "a") as asked:
     print(*args, file=asked)
 if args[0] == "status":
-    print(json.dumps({"up": state.exists()}))
+    instances = [{"name": "vm"}] if os.environ.get("USED") else []
+    print(json.dumps({"up": state.exists(), "instances": instances}))
 elif args[0] == "up":
     if os.environ.get("BREAK"):
         sys.exit("no room on the disk")
     state.touch()
 elif args[0] == "down":
-    state.unlink()
+    state.unlink(missing_ok=True)
 elif args[0] == "exec":
     print(*args[2:], os.environ.get("GREETING", ""))
 """
@@ -210,6 +211,7 @@ def test_the_cloud_is_brought_up_once_and_taken_down(project: Project) -> None:
     assert status == 0, lines
     assert project.asked() == [
         "status --json",
+        "down",
         "up",
         "exec -- say hello",
         "status --json",
@@ -217,12 +219,16 @@ def test_the_cloud_is_brought_up_once_and_taken_down(project: Project) -> None:
     ]
 
 
-def test_a_cloud_that_was_up_stays_up(project: Project) -> None:
+def test_a_cloud_that_somebody_uses_is_not_taken(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USED", "1")
     project.write("up", "")
     project.write("tests/test_it.py", CLOUD_TESTS)
-    status, _ = project.pytest()
-    assert status == 0
-    assert "down" not in project.asked()
+    status, lines = project.pytest()
+    assert status == pytest.ExitCode.TESTS_FAILED
+    assert any("the rehearsal cloud is in use: make down" in line for line in lines)
+    assert project.asked() == ["status --json"]
 
 
 def test_a_cloud_that_does_not_come_up_says_so_in_its_own_words(

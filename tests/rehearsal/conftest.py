@@ -74,7 +74,10 @@ class Lab:
             if done.returncode != 255 or "Permission denied" not in done.stderr:
                 break
         if check and done.returncode:
-            pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+            tunnel = self.gcloud(
+                *proxy.split()[1:], check=False
+            ).stderr  # which ssh keeps to itself
+            pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}{tunnel}")
         return done
 
     def host_keys(self, name: str, number: str) -> str:
