@@ -39,6 +39,10 @@ class Cgroup:
         """Make the group; ``memory`` in bytes, 0 for no bound. Returns what could not be bounded."""
         for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
+            # Version 2 hands controllers down only when told to.
+            for parent in (folder.parent.parent, folder.parent):
+                with contextlib.suppress(OSError):
+                    (parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
         unbounded = []
         period = 100_000
         quota = int(cpus * period)

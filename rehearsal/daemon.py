@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -119,12 +120,16 @@ class Daemon:
     async def _oauth(self, request: web.BaseRequest) -> web.Response:
         if (request.method, request.path) != ("POST", "/token"):
             return web.json_response({"error": "not_found"}, status=404)
+        began, status, caller = time.monotonic(), 200, None
         form = dict(parse_qsl((await _body(request)).decode(errors="replace")))
         try:
-            return web.json_response(self.cloud.identities.exchange(form))
+            answer = self.cloud.identities.exchange(form)
+            caller = self.cloud.identities.caller(f"Bearer {answer['access_token']}")
         except ApiError as error:
-            body = {"error": error.reason, "error_description": error.message}
-            return web.json_response(body, status=400)
+            status = 400
+            answer = {"error": error.reason, "error_description": error.message}
+        self.gateway.log_line(caller, "oauth2.token", status, "POST", "/token", began)
+        return web.json_response(answer, status=status)
 
     async def _batch(
         self, request: web.BaseRequest, host: str, body: str, authorization: str
@@ -168,7 +173,19 @@ class Daemon:
         return self.cloud.identities.caller(request.headers.get("Authorization", ""))
 
     async def _backend(self, target: Target) -> Streams:
-        """Connect to a machine as IAP does; the firewall decides whether it gets through."""
+        """Connect to a machine as IAP does; the log tells how it went, by Google's close code."""
+        began, code = time.monotonic(), 101
+        try:
+            return await self._connect(target)
+        except Refused as refused:
+            code = refused.code
+            raise
+        finally:
+            where = f"{target.instance}:{target.port}"
+            self.gateway.log_line(target.caller, "iap.tunnel", code, "CONNECT", where, began)
+
+    async def _connect(self, target: Target) -> Streams:
+        """The firewall decides whether it gets through."""
         if not target.caller or not self.cloud.identities.may(target.caller, TUNNEL):
             raise Refused(4033, "not authorized")
         path = f"projects/{target.project}/zones/{target.zone}/instances/{target.instance}"

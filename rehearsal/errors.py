@@ -162,6 +162,23 @@ def rate_limited(number: str) -> ApiError:
     return ApiError(403, "rateLimitExceeded", message)
 
 
+def concurrent_operations(number: str) -> ApiError:
+    """Too many operations at once; it takes a minute to pass."""
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED",
+        "domain": "compute.googleapis.com",
+        "metadata": {"consumer": f"projects/{number}"},
+    }
+    return ApiError(403, "rateLimitExceeded", "Rate Limit Exceeded", details=[info])
+
+
+def already_there(path: str) -> OperationError:
+    """A conflict that shows only in the operation."""
+    message = f"The resource '{path}' already exists"
+    return OperationError("RESOURCE_ALREADY_EXISTS", message, 409)
+
+
 def out_of_stock(zone: str, machine_type: str) -> OperationError:
     """``zone`` as ``projects/P/zones/Z``."""
     message = (

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from rehearsal import errors
-from rehearsal.config import PROJECT, PROJECT_NUMBER, ZONE
+from rehearsal.config import ACCOUNT, PROJECT, PROJECT_NUMBER, ZONE
 from rehearsal.errors import ApiError, Json, OperationError
 
 KNOWN: Final[dict[str, ApiError | OperationError]] = {
@@ -29,6 +29,14 @@ KNOWN: Final[dict[str, ApiError | OperationError]] = {
     ),
     "QUOTA_EXCEEDED": errors.over_quota("CPUS", 8, "us-central1"),
     "RESOURCE_NOT_READY": OperationError("RESOURCE_NOT_READY", "The resource is not ready", 400),
+    "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": errors.concurrent_operations(PROJECT_NUMBER),
+    "RESOURCE_ALREADY_EXISTS": errors.already_there(
+        f"projects/{PROJECT}/zones/{ZONE}/instances/vm"
+    ),
+    "SERVICE_ACCOUNT_ACCESS_DENIED": errors.account_denied(ACCOUNT, ACCOUNT),
+    "anotherActivation": ApiError(
+        400, "failedPrecondition", "Another activation or deactivation is in progress"
+    ),
     "INTERNAL_ERROR": OperationError("INTERNAL_ERROR", "Internal error.", 500),
 }
 

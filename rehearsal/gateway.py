@@ -92,12 +92,14 @@ class Gateway:
         except ApiError as error:
             status, answer = error.code, error.body(classic=classic)
         except ValidationError as error:
-            logger.exception("our own answer to %s breaks Google's schema", method_id)
-            status, answer = 500, _internal(f"{method_id}: {error.message[:300]}")
+            # Where, not what: the value could be a secret.
+            where = f"{error.json_path} ({error.validator})"
+            logger.error("our own answer to %s breaks Google's schema at %s", method_id, where)
+            status, answer = 500, _internal(f"{method_id}: {where}")
         except Exception as error:  # the boundary: one request's defect must not end the cloud
             logger.exception("%s failed", method_id)
             status, answer = 500, _internal(f"{method_id}: {error!r}")
-        self._log_line(caller, method_id, status, verb, path, began)
+        self.log_line(caller, method_id, status, verb, path, began)
         return status, answer
 
     def _match(self, host: str, verb: str, path: str) -> tuple[Api, Method, dict[str, str]]:
@@ -134,7 +136,7 @@ class Gateway:
         api.check_response(method, answer)
         return answer
 
-    def _log_line(
+    def log_line(
         self, caller: str | None, method: str, status: int, verb: str, path: str, began: float
     ) -> None:
         entry = {
