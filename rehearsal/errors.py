@@ -90,6 +90,18 @@ def forbidden(permission: str, path: str) -> ApiError:
     return ApiError(403, "forbidden", f"Required '{permission}' permission for '{path}'")
 
 
+def denied(permission: str, resource: str, service: str) -> ApiError:
+    """What every API but Compute Engine says of a missing permission."""
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "IAM_PERMISSION_DENIED",
+        "domain": service,
+        "metadata": {"permission": permission, "resource": resource},
+    }
+    message = f"Permission '{permission}' denied on resource '{resource}' (or it may not exist)."
+    return ApiError(403, "forbidden", message, details=[info])
+
+
 def invalid(field: str, value: object, why: str) -> ApiError:
     message = f"Invalid value for field 'resource.{field}': '{value}'. {why}"
     return ApiError(400, "invalid", message)

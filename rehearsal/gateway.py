@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ class Gateway:
         path = path.removeprefix(api.base)
         for permission in iam.permissions(method.id):
             if not cloud.identities.may(caller, permission):
-                raise errors.forbidden(permission, path)
+                if api.name == "compute":
+                    raise errors.forbidden(permission, path)
+                raise errors.denied(permission, re.sub("^v[0-9]+/", "", path), api.host)
         body = _parse(raw)
         if method.request:
             body = api.writable(method.request, body)

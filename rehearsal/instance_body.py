@@ -176,7 +176,7 @@ def _plan_disk(
         "labels": initialize.get("labels"),
     }
     disk = {k: v for k, v in body.items() if v}
-    DISKS.prepare(cloud, _DiskCall(zone), disk)  # type: ignore[arg-type]  # only its path is read
+    DISKS.complete(cloud, zone, disk)
     attached["source"] = link(path)
     attached["diskSizeGb"] = disk["sizeGb"]
     cloud.planned_disks[link(path)] = disk
@@ -188,10 +188,3 @@ def user_of(cloud: Cloud, disk: str) -> str | None:
         if any(attached["source"] == disk for attached in instance["disks"]):
             return path_of(instance["selfLink"])
     return None
-
-
-class _DiskCall:
-    """As much of a ``disks.insert`` as preparing a disk looks at."""
-
-    def __init__(self, zone: str) -> None:
-        self.path = f"{zone}/disks"

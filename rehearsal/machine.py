@@ -29,7 +29,7 @@ _PLUG = 'mkdir -p /dev/disk/by-id && mknod -m 660 "$1" b "$2" "$3" && ln -sf "$1
 @dataclass
 class Machine:
     """``name`` is unique in the cloud; ``layers`` are the read-only trees below the disk, the
-    uppermost first. ``seed`` writes into the root before every start."""
+    uppermost first. ``seed`` writes into the root before the first start."""
 
     name: str
     hostname: str
@@ -83,12 +83,14 @@ class Machine:
     async def start(self) -> None:
         """Power on. Returns when the machine's init runs, not when it has booted."""
         upper = await self.disk.mount()
+        fresh = not (upper / "upper").exists()
         for folder in (self.root, upper / "upper", upper / "work"):
             folder.mkdir(exist_ok=True)
         lower = ":".join(map(str, self.layers))
         options = f"lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work"
         await run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
-        self.seed(self.root)
+        if fresh:  # later the tree is the guest's, who could lead our writes astray by a link
+            self.seed(self.root)
         self.unbounded = self.cgroup.create(cpus=self.cpus, memory=self.memory)
         with self.console.open("ab") as console:
             self._process = await asyncio.create_subprocess_exec(

@@ -26,7 +26,10 @@ class Disks(Collection):
         mutates("compute.disks.createSnapshot")(self.snapshot)
 
     def prepare(self, cloud: Cloud, call: Call, resource: Json) -> None:
-        zone = "/".join(call.path.split("/")[:4])
+        self.complete(cloud, "/".join(call.path.split("/")[:4]), resource)
+
+    def complete(self, cloud: Cloud, zone: str, resource: Json) -> None:
+        """Check and fill in a disk of a zone, given by its path."""
         resource.setdefault("type", link(f"{zone}/diskTypes/pd-standard"))
         reference(cloud, resource, "type")
         smallest = 10
