@@ -83,3 +83,13 @@ def test_the_license_is_there_in_full() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_product_knows_nothing_of_the_rehearsal() -> None:
+    named = [
+        str(file.relative_to(ROOT))
+        for folder in ("flows", "blocks")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix != ".pyc" and b"rehears" in file.read_bytes().lower()
+    ]
+    assert named == []

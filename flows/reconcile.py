@@ -1,0 +1,100 @@
+"""The engine: compare, apply, and compare again.
+
+A resource says what should be (``desired``), what is (``read``) and how to close the gap
+(``apply``). Bootstrap is ``apply=True``, a drift check is ``apply=False``, a rerun is ``apply=True``
+with nothing to do.
+
+States are flat: attribute → value. Only attributes that ``desired`` names are ours, so a provider's
+defaults never show as drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flows.errors import DidNotConverge
+
+Value = str | int | float | bool | tuple[str, ...] | None
+State = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One attribute that is not what it should be."""
+
+    attribute: str
+    desired: Value
+    actual: Value
+    missing: bool = False
+    """The whole resource does not exist; ``actual`` says nothing then."""
+
+    def __str__(self) -> str:
+        if self.missing:
+            return f"{self.attribute}: {_shown(self.desired)}"
+        return f"{self.attribute}: {_shown(self.actual)} → {_shown(self.desired)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one resource: ``changes`` were found, and made if ``applied``."""
+
+    resource: str
+    changes: tuple[Change, ...] = ()
+    applied: bool = False
+
+    @property
+    def word(self) -> str:
+        """``unchanged``, ``changed``, ``missing`` or ``drifted``."""
+        if not self.changes:
+            return "unchanged"
+        if self.applied:
+            return "changed"
+        return "missing" if self.changes[0].missing else "drifted"
+
+
+class Resource(Protocol):
+    """One managed thing. ``None`` from ``read`` means it does not exist."""
+
+    @property
+    def name(self) -> str: ...
+    def desired(self) -> State: ...
+    def read(self) -> State | None: ...
+    def apply(self, changes: tuple[Change, ...]) -> None: ...
+
+
+def diff(desired: State, actual: State | None) -> tuple[Change, ...]:
+    """Attributes of ``desired`` that ``actual`` does not have, in the order of ``desired``."""
+    if actual is None:
+        wanted = desired or {"exists": True}
+        return tuple(Change(name, value, None, missing=True) for name, value in wanted.items())
+    return tuple(
+        Change(name, value, actual.get(name))
+        for name, value in desired.items()
+        if not _same(actual.get(name), value)
+    )
+
+
+def reconcile(resource: Resource, *, apply: bool) -> Outcome:
+    """Bring a resource to what it should be, or only say how it differs.
+
+    Raises DidNotConverge when a second read, after ``apply``, still differs.
+    """
+    desired = resource.desired()
+    changes = diff(desired, resource.read())
+    if not changes or not apply:
+        return Outcome(resource.name, changes)
+    resource.apply(changes)
+    if remaining := diff(desired, resource.read()):
+        raise DidNotConverge(resource.name, remaining)
+    return Outcome(resource.name, changes, applied=True)
+
+
+def _same(actual: Value, desired: Value) -> bool:
+    """Equal and of one kind: ``True`` is not 1, and ``"80"`` is not 80."""
+    return actual == desired and isinstance(actual, bool) == isinstance(desired, bool)
+
+
+def _shown(value: Value) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
