@@ -74,6 +74,20 @@ print(secret.read_secret())
 secret.delete_secret()
 """
 
+OURS = """
+import uuid
+from prefect_gcp import GcpCredentials
+from blocks.compute import Compute
+compute = Compute.connect(GcpCredentials(project="rehearsal"), "rehearsal", uuid.uuid4())
+zones = compute.service.zones()
+print(compute.read(zones.get(project="rehearsal", zone="us-central1-a"))["status"])
+print(compute.read(zones.get(project="rehearsal", zone="mars-north1-a")))
+"""
+
+
+def test_our_own_client_with_prefects_credentials(lab: Lab) -> None:
+    assert lab.python(OURS).splitlines()[-2:] == ["UP", "None"]
+
 
 def test_google_cloud_compute(lab: Lab) -> None:
     running, conflict, scopes = lab.python(COMPUTE, timeout=90).splitlines()

@@ -1,0 +1,187 @@
+"""The Compute Engine API: requests, operations, and what an error means.
+
+A failure is told by code and reason, never by its message. ``Remedy`` says what a caller does about
+it; what may pass by itself is tried again here, with back-off, until a deadline. A change carries a
+request id that follows from the run and the step, so a second try of a request whose answer was
+lost finds the first one's operation instead of making two.
+Sources: https://cloud.google.com/compute/docs/api/how-tos/api-requests-responses and
+https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from flows.errors import BootstrapError
+
+if TYPE_CHECKING:
+    from prefect_gcp.credentials import GcpCredentials
+
+Json = dict[str, Any]
+
+
+class Remedy(Enum):
+    """What to do about an error of the API."""
+
+    RETRY_NOW = "try again in a moment"
+    RETRY_SLOWLY = "try again in a minute: something is not ready yet"
+    OTHER_ZONE = "try another zone"
+    REFETCH = "read again: somebody changed it meanwhile"
+    ADOPT = "it exists: read and compare"
+    ABSENT = "it does not exist"
+    FATAL = "another try would fail the same way"
+
+
+_BY_REASON = {
+    "rateLimitExceeded": Remedy.RETRY_NOW,
+    "userRateLimitExceeded": Remedy.RETRY_NOW,
+    "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": Remedy.RETRY_SLOWLY,
+    "resourceNotReady": Remedy.RETRY_SLOWLY,
+    "RESOURCE_NOT_READY": Remedy.RETRY_SLOWLY,
+    "ZONE_RESOURCE_POOL_EXHAUSTED": Remedy.OTHER_ZONE,
+    "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS": Remedy.OTHER_ZONE,
+    "RESOURCE_ALREADY_EXISTS": Remedy.ADOPT,
+    "QUOTA_EXCEEDED": Remedy.FATAL,
+}
+_BY_CODE = {404: Remedy.ABSENT, 409: Remedy.ADOPT, 412: Remedy.REFETCH, 429: Remedy.RETRY_NOW}
+_REPAIRS = {
+    "SERVICE_DISABLED": "Enable the API: gcloud services enable compute.googleapis.com",
+    "accessNotConfigured": "Enable the API: gcloud services enable compute.googleapis.com",
+    "forbidden": "Grant the account the permission named here; role.yaml has all that are needed.",
+    "QUOTA_EXCEEDED": "Ask for more quota in the console, or choose a smaller machine type.",
+    "quotaExceeded": "Ask for more quota in the console, or delete what is not needed.",
+    "SERVICE_ACCOUNT_ACCESS_DENIED": "Grant roles/iam.serviceAccountUser on that account.",
+}
+FIRST_PAUSE, LONGEST_PAUSE, SLOW_PAUSE = 0.5, 20.0, 5.0
+"""Seconds between tries: doubled from the first to the longest; slow ones begin at SLOW_PAUSE."""
+
+
+class ApiError(BootstrapError):
+    """``code`` is the HTTP status, ``reason`` Google's word for it, ``during`` the request or the
+    operation it began."""
+
+    def __init__(self, code: int, reason: str, message: str, during: str) -> None:
+        self.code, self.reason, self.during = code, reason, during
+        super().__init__(f"{during}: {code} {reason}: {message}", repair=_REPAIRS.get(reason, ""))
+
+    @property
+    def remedy(self) -> Remedy:
+        if self.reason in _BY_REASON:
+            return _BY_REASON[self.reason]
+        return Remedy.RETRY_NOW if self.code >= 500 else _BY_CODE.get(self.code, Remedy.FATAL)
+
+
+class DeadlinePassed(BootstrapError):
+    """An operation was not done, or a failure did not pass, in the time it was given."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A client for one project. httplib2 is not thread safe: one client a thread.
+
+    ``run`` is what request ids follow from, such as the flow run's id.
+    """
+
+    project: str
+    service: Any
+    run: uuid.UUID
+    sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def connect(cls, credentials: GcpCredentials, project: str, run: uuid.UUID) -> Compute:
+        """A client that acts as the block's account."""
+        from google_auth_httplib2 import AuthorizedHttp
+        from googleapiclient.discovery import build
+        from googleapiclient.http import build_http
+
+        account = credentials.get_credentials_from_service_account()
+        http = AuthorizedHttp(account, http=build_http())
+        return cls(project, build("compute", "v1", http=http, cache_discovery=False), run)
+
+    def read(self, request: Any, *, seconds: float = 60) -> Json | None:
+        """The answer to a request that changes nothing; None when the resource does not exist."""
+        try:
+            return self._ask(request, time.monotonic() + seconds)
+        except ApiError as error:
+            if error.remedy is Remedy.ABSENT:
+                return None
+            raise
+
+    def change(
+        self, method: Callable[..., Any], step: str, *, seconds: float = 300, **arguments: Any
+    ) -> Json:
+        """Call a method and wait for its operation; the operation, done. ``step`` tells apart the
+        requests of one run. Raises ApiError as of the request or of the operation."""
+        deadline = time.monotonic() + seconds
+        request_id = str(uuid.uuid5(self.run, step))
+        request = method(project=self.project, requestId=request_id, **arguments)
+        operation = self._ask(request, deadline)
+        while operation["status"] != "DONE":
+            if time.monotonic() > deadline:
+                raise DeadlinePassed(
+                    f"{step}: operation {operation['name']} is not done after {seconds:.0f} s.",
+                    repair="Run again: it will find what that operation made.",
+                )
+            operation = self._ask(self._wait(operation), deadline)
+        if "error" in operation:
+            first = operation["error"]["errors"][0]
+            code = operation.get("httpErrorStatusCode", 400)
+            raise ApiError(code, first["code"], first["message"], f"operation of {step}")
+        return operation
+
+    def _wait(self, operation: Json) -> Any:
+        """The request that holds until the operation is done, two minutes at most."""
+        name = {"project": self.project, "operation": operation["name"]}
+        for scope in ("zone", "region"):
+            if scope in operation:
+                place = operation[scope].rpartition("/")[2]
+                service = getattr(self.service, f"{scope}Operations")()
+                return service.wait(**name, **{scope: place})
+        return self.service.globalOperations().wait(**name)
+
+    def _ask(self, request: Any, deadline: float) -> Json:
+        """The answer, trying again what may pass by itself."""
+        from googleapiclient.errors import HttpError
+
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                answer: Json = request.execute()
+            except HttpError as http:
+                error = _told(http, request.methodId)
+                if error.remedy is Remedy.RETRY_SLOWLY:
+                    pause = max(pause, SLOW_PAUSE)
+                elif error.remedy is not Remedy.RETRY_NOW:
+                    raise error from None
+                cause: Exception = error
+            except OSError as network:
+                cause = network
+            else:
+                return answer
+            if time.monotonic() + pause > deadline:
+                if isinstance(cause, ApiError):
+                    raise cause
+                raise DeadlinePassed(
+                    f"{request.methodId}: no answer from Google: {cause!r}.",
+                    repair="Check the network and that Google's APIs can be reached from here.",
+                ) from cause
+            self.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _told(error: Any, method: str) -> ApiError:
+    """What an HttpError says; the reason of its ErrorInfo where it has one."""
+    try:
+        body = json.loads(error.content)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ApiError(error.status_code, "", str(error.reason), method)
+    infos = [d["reason"] for d in body.get("details", ()) if "reason" in d]
+    reasons = infos + [e["reason"] for e in body.get("errors", ()) if "reason" in e]
+    return ApiError(error.status_code, next(iter(reasons), ""), body.get("message", ""), method)

@@ -1,0 +1,175 @@
+"""The Compute client, by Google's own library, against a cloud on paper."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from googleapiclient.discovery import build
+from httplib2 import Response
+
+from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy
+from rehearsal.faults import KNOWN, Fault
+from tests.paper import Caller, paper, vm
+
+RUN = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+ZONE: dict[str, Any] = {"zone": "us-central1-a"}
+
+
+@dataclass
+class PaperHttp:
+    """What googleapiclient sends its requests through; ``losing`` answers are lost on the way."""
+
+    caller: Caller
+    losing: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    def request(
+        self, uri: str, method: str, body: str | None = None, **_: Any
+    ) -> tuple[Response, bytes]:
+        url = urlsplit(uri)
+        self.asked.append(f"{method} {url.path}")
+        raw = (body or "").encode()
+        status, answer = self.caller.call(method, url.path, raw, **dict(parse_qsl(url.query)))
+        if self.losing:
+            self.losing -= 1
+            raise ConnectionResetError("the answer was lost")
+        return Response({"status": str(status)}), json.dumps(answer).encode()
+
+
+@dataclass
+class Lab:
+    caller: Caller
+    http: PaperHttp
+    compute: Compute
+    slept: list[float]
+
+    def fault(self, method: str, reason: str, count: int = 1) -> None:
+        self.caller.cloud.faults.order(Fault(method, reason=reason, count=count))
+
+    def create(self, name: str = "vm", **arguments: Any) -> Any:
+        insert = self.compute.service.instances().insert
+        return self.compute.change(insert, f"create {name}", **ZONE, body=vm(name), **arguments)
+
+    def status(self, name: str = "vm") -> str | None:
+        get = self.compute.service.instances().get
+        found = self.compute.read(get(project="rehearsal", instance=name, **ZONE))
+        return str(found["status"]) if found else None
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with paper() as caller:
+        caller.network()
+        http, slept = PaperHttp(caller), list[float]()
+        service = build("compute", "v1", http=http, cache_discovery=False)
+        yield Lab(caller, http, Compute("rehearsal", service, RUN, slept.append), slept)
+
+
+def test_a_change_ends_when_its_operation_is_done(lab: Lab) -> None:
+    assert lab.status() is None
+    assert lab.create()["status"] == "DONE"
+    assert lab.status() == "RUNNING"
+
+
+def test_global_and_regional_operations_are_waited_for(lab: Lab) -> None:
+    service = lab.compute.service
+    body: dict[str, Any] = {"name": "two", "autoCreateSubnetworks": False}
+    lab.compute.change(service.networks().insert, "network", body=body)
+    region: dict[str, Any] = {"region": "us-central1"}
+    lab.compute.change(service.addresses().insert, "address", body={"name": "a"}, **region)
+    waits = [path for path in lab.http.asked if path.endswith("/wait")]
+    assert [path.split("/")[-4] for path in waits] == ["global", "us-central1"]
+
+
+def test_a_lost_answer_makes_no_second_machine(lab: Lab) -> None:
+    lab.http.losing = 1
+    lab.create()
+    assert len(lab.slept) == 1
+    inserts = [path for path in lab.http.asked if path.startswith("POST") and "/instances" in path]
+    assert len(inserts) == 2
+    assert lab.status() == "RUNNING"
+
+
+def test_the_same_step_of_another_run_is_another_request(lab: Lab) -> None:
+    lab.create()
+    other = Compute("rehearsal", lab.compute.service, uuid.uuid4(), lab.slept.append)
+    with pytest.raises(ApiError) as error:
+        other.change(lab.compute.service.instances().insert, "create vm", **ZONE, body=vm("vm"))
+    assert error.value.remedy is Remedy.ADOPT
+
+
+@pytest.mark.parametrize("reason", ["backendError", "tooManyRequests", "rateLimitExceeded"])
+def test_what_passes_is_tried_again(lab: Lab, reason: str) -> None:
+    lab.fault("compute.instances.insert", reason, count=3)
+    lab.create()
+    assert len(lab.slept) == 3
+    assert lab.slept[0] <= 0.5 < lab.slept[2] <= 2
+
+
+@pytest.mark.parametrize("reason", ["resourceNotReady", "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED"])
+def test_what_is_not_ready_is_tried_again_slowly(lab: Lab, reason: str) -> None:
+    lab.fault("compute.instances.insert", reason)
+    lab.create()
+    assert 2.5 <= lab.slept[0] <= 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy", "repair"),
+    [
+        ("ZONE_RESOURCE_POOL_EXHAUSTED", Remedy.OTHER_ZONE, ""),
+        ("QUOTA_EXCEEDED", Remedy.FATAL, "Ask for more quota"),
+        ("RESOURCE_ALREADY_EXISTS", Remedy.ADOPT, ""),
+        ("conditionNotMet", Remedy.REFETCH, ""),
+        ("accessNotConfigured", Remedy.FATAL, "gcloud services enable compute.googleapis.com"),
+        ("SERVICE_ACCOUNT_ACCESS_DENIED", Remedy.FATAL, "roles/iam.serviceAccountUser"),
+    ],
+)
+def test_what_does_not_pass_says_what_to_do(
+    lab: Lab, reason: str, remedy: Remedy, repair: str
+) -> None:
+    lab.fault("compute.instances.insert", reason)
+    with pytest.raises(ApiError) as error:
+        lab.create()
+    assert (error.value.remedy, lab.slept) == (remedy, [])
+    assert repair in error.value.repair
+
+
+@pytest.mark.parametrize("reason", KNOWN)
+def test_every_recorded_error_has_a_reason(lab: Lab, reason: str) -> None:
+    lab.fault("compute.instances.insert", reason, count=99)
+    with pytest.raises(ApiError) as error:
+        lab.create(seconds=0.3)
+    assert error.value.reason
+    assert error.value.during.endswith(("compute.instances.insert", "create vm"))
+
+
+def test_a_missing_permission_is_named(lab: Lab) -> None:
+    lab.caller.cloud.identities.grant("bootstrap@rehearsal.iam.gserviceaccount.com", [])
+    with pytest.raises(ApiError, match=r"Required 'compute.instances.create' permission") as error:
+        lab.create()
+    assert "role.yaml" in error.value.repair
+
+
+def test_a_failure_that_stays_ends_at_the_deadline(lab: Lab) -> None:
+    lab.fault("compute.instances.insert", "backendError", count=99)
+    with pytest.raises(ApiError) as error:
+        lab.create(seconds=0.2)
+    assert error.value.code == 503
+
+
+def test_no_network_ends_at_the_deadline_with_the_repair(lab: Lab) -> None:
+    lab.http.losing = 99
+    with pytest.raises(DeadlinePassed, match="Check the network"):
+        lab.create(seconds=0.2)
+
+
+def test_an_operation_that_takes_too_long_is_named(lab: Lab) -> None:
+    lab.caller.cloud.faults.order(Fault("compute.instances.insert", delay=1, operation=True))
+    with pytest.raises(DeadlinePassed, match=r"create vm: operation operation-.* is not done"):
+        lab.create(seconds=-1)
