@@ -1,4 +1,4 @@
-"""``python -m rehearsal``: up, exec, status, database, fault, role, log, down."""
+"""A stand-in Google Cloud on this machine, whose instances are real Debian 12 machines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from rehearsal import config, host
 from rehearsal.errors import Json
+from rehearsal.faults import KNOWN, Fault
 
 UP_SECONDS = 90.0
 LOCK = Path("/run/lock/rehearsal")
@@ -198,8 +199,6 @@ def database(args: argparse.Namespace) -> None:
 
 
 def fault(args: argparse.Namespace) -> None:
-    from rehearsal.faults import KNOWN, Fault
-
     if args.clear:
         told("DELETE", "/faults")
         return
@@ -207,8 +206,12 @@ def fault(args: argparse.Namespace) -> None:
         out.print(f"cut {told('POST', '/relay/cut')['cut']} connections of the relay")
         return
     if args.quota:
+        from rehearsal.inventory import QUOTAS
+
         metric, _, limit = args.quota.partition("=")
-        told("POST", "/quota", {metric: float(limit)})
+        if metric not in QUOTAS or not limit.isdecimal():
+            raise Failed(f"write a quota as METRIC=N, with METRIC one of {', '.join(QUOTAS)}")
+        told("POST", "/quota", {metric: int(limit)})
         return
     if not args.method:
         for entry in told("GET", "/status")["faults"]:
@@ -274,6 +277,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("action", choices=["stop", "start", "restart", "psql"])
     one.add_argument("arguments", nargs=argparse.REMAINDER, help="for psql")
     one = add("fault", fault, "make the next calls of a method fail or wait")
+    one.epilog = (
+        "Example: fault compute.instances.insert --operation ZONE_RESOURCE_POOL_EXHAUSTED. "
+        f"Google's exact words are known for: {', '.join(KNOWN)}."
+    )
     one.add_argument("method", nargs="?", help="discovery id, as compute.instances.insert")
     one.add_argument("--status", type=int, help="HTTP status to answer")
     one.add_argument("--reason", help="Google's reason, such as rateLimitExceeded")

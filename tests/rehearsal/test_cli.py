@@ -25,6 +25,13 @@ def test_a_fault_without_a_failure_is_refused(lab: Lab) -> None:
     assert "ZONE_RESOURCE_POOL_EXHAUSTED" in done.stderr
 
 
+def test_a_quota_that_is_none_is_refused(lab: Lab) -> None:
+    for wrong in ("CPU=8", "CPUS", "CPUS=many"):
+        done = lab.cloud.ctl("fault", "--quota", wrong, check=False)
+        assert done.returncode == 1
+        assert "write a quota as METRIC=N, with METRIC one of CPUS" in done.stderr
+
+
 def test_a_command_that_does_not_exist(lab: Lab) -> None:
     done = lab.cloud.run("no-such-command", check=False)
     assert done.returncode == 1
