@@ -244,6 +244,7 @@ class Daemon:
             "region": REGION,
             "zone": ZONE,
             "account": ACCOUNT,
+            "authority": str(self.authority.certificate),
             "instances": [self._instance(i) for i in self.cloud.store.every("instances")],
             "database": await self.database.status(),
             "faults": self.cloud.faults.list(),

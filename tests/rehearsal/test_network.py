@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -61,8 +62,11 @@ def test_machines_reach_each_other_only_as_the_firewall_says(
 def test_the_database_answers_inside_the_network(lab: Lab, machine: str) -> None:
     knock = "timeout 2 bash -c 'echo > /dev/tcp/10.104.120.4/5432' 2>/dev/null; echo $?"
     assert lab.ssh(machine, knock).stdout == "0\n"
-    tls = "openssl s_client -starttls postgres -connect 10.104.120.4:5432 </dev/null 2>/dev/null"
-    assert "BEGIN CERTIFICATE" in lab.ssh(machine, tls, check=False).stdout
+    status = json.loads(lab.cloud.ctl("status", "--json").stdout)
+    authority = Path(status["authority"]).read_text()
+    tls = "openssl s_client -starttls postgres -connect 10.104.120.4:5432 -verify_ip 10.104.120.4"
+    verify = f"echo '{authority}' > ca.crt; {tls} -CAfile ca.crt </dev/null 2>&1"
+    assert "Verify return code: 0 (ok)" in lab.ssh(machine, verify, check=False).stdout
     lab.cloud.ctl("database", "stop")
     assert lab.ssh(machine, knock).stdout == "1\n"
     lab.cloud.ctl("database", "start")
