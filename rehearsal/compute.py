@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rehearsal import errors, instances, inventory, networks, storage
+from rehearsal import errors, instance_changes, inventory, networks  # noqa: F401 - these register themselves
 from rehearsal.collection import Collection
 from rehearsal.errors import Json
 from rehearsal.gateway import Call, handles
@@ -43,16 +43,6 @@ async def _from_family(cloud: Cloud, call: Call) -> Json:
     return cloud.store.find(inventory.IMAGE)
 
 
-CHANGEABLE = [
-    networks.NETWORKS,
-    networks.SUBNETWORKS,
-    networks.FIREWALLS,
-    networks.ROUTERS,
-    networks.ADDRESSES,
-    storage.DISKS,
-    storage.SNAPSHOTS,
-    instances.INSTANCES,
-]
 REGIONS = Regions("regions", "compute#region")
 INVENTORY = [
     ReadOnly("zones", "compute#zone"),

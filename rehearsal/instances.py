@@ -1,8 +1,7 @@
-"""Instances: their life, their changes, and the machines behind them."""
+"""Instances: their life, and the machines behind them."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,26 +9,21 @@ from rehearsal import errors, image, instance_body, inventory
 from rehearsal.collection import (
     Collection,
     Mutated,
-    check_fingerprint,
     check_scope,
-    reference,
 )
 from rehearsal.config import PROJECT
 from rehearsal.disk import Disk
-from rehearsal.errors import ApiError, Json, OperationError
-from rehearsal.gateway import Call, handles
+from rehearsal.errors import Json
+from rehearsal.gateway import Call
 from rehearsal.iam import ACT_AS
 from rehearsal.machine import Machine
 from rehearsal.network import join, part
 from rehearsal.operations import mutates
 from rehearsal.storage import DISKS
-from rehearsal.store import fingerprint, link, normalize, path_of, short
+from rehearsal.store import fingerprint, path_of, short
 
 if TYPE_CHECKING:
     from rehearsal.cloud import Cloud
-
-SERIAL_BYTES = 1 << 20
-"""As much of the console as one answer shows, as on Google."""
 
 
 class Instances(Collection):
@@ -37,25 +31,9 @@ class Instances(Collection):
 
     def __init__(self) -> None:
         super().__init__()
-        for action, handler in {
-            "start": self.start,
-            "stop": self.stop,
-            "reset": self.reset,
-            "setMetadata": self.set_metadata,
-            "setTags": self.set_tags,
-            "setMachineType": self.set_machine_type,
-            "setServiceAccount": self.set_service_account,
-            "setDeletionProtection": self.set_deletion_protection,
-            "setScheduling": self.set_scheduling,
-            "updateShieldedInstanceConfig": self.update_shielded,
-            "addAccessConfig": self.add_access,
-            "deleteAccessConfig": self.delete_access,
-            "attachDisk": self.attach,
-            "detachDisk": self.detach,
-        }.items():
-            mutates(f"compute.instances.{action}")(handler)
-        handles("compute.instances.getGuestAttributes")(self.guest_attributes)
-        handles("compute.instances.getSerialPortOutput")(self.serial)
+        mutates("compute.instances.start")(self.start)
+        mutates("compute.instances.stop")(self.stop)
+        mutates("compute.instances.reset")(self.reset)
 
     def stamp(self, resource: Json) -> Json:
         super().stamp(resource)
@@ -80,7 +58,7 @@ class Instances(Collection):
         async def all_or_nothing() -> None:
             try:
                 for account in resource.get("serviceAccounts", ()):
-                    _check_act_as(cloud, call.caller, account["email"])
+                    check_act_as(cloud, call.caller, account["email"])
                 await self.changed(cloud, resource)
             except BaseException:
                 for attached in given:  # was there before us, and stays
@@ -148,7 +126,7 @@ class Instances(Collection):
         machine = cloud.machine(resource)
         await machine.start()
         for attached in resource["disks"][1:]:
-            await _plug(cloud, machine, attached)
+            await plug(cloud, machine, attached)
         resource["status"] = "RUNNING"
 
     # Life
@@ -179,7 +157,7 @@ class Instances(Collection):
         await cloud.network_changed(resource["networkInterfaces"][0]["network"])
 
     async def start(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
+        resource = target(cloud, call)
 
         async def work() -> None:
             if resource["status"] == "TERMINATED":
@@ -192,7 +170,7 @@ class Instances(Collection):
         return resource, work, None
 
     async def stop(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
+        resource = target(cloud, call)
 
         async def work() -> None:
             if resource["status"] == "RUNNING":
@@ -203,7 +181,7 @@ class Instances(Collection):
         return resource, work, None
 
     async def reset(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
+        resource = target(cloud, call)
         if resource["status"] != "RUNNING":
             raise errors.not_ready(path_of(resource["selfLink"]))
 
@@ -213,178 +191,11 @@ class Instances(Collection):
 
         return resource, work, None
 
-    def _target(self, cloud: Cloud, call: Call) -> Json:
-        """The instance a request with an action in its path is about."""
-        check_scope(cloud, call)
-        return self.stamp(cloud.store.find(call.path.rpartition("/")[0]))
 
-    # Changes
-
-    async def set_metadata(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        check_fingerprint(call.body, resource["metadata"]["fingerprint"], "metadata")
-        instance_body.check_metadata(call.body)
-        resource["metadata"] = {"kind": "compute#metadata", "items": call.body.get("items", [])}
-        self.stamp(resource)
-        return resource, cloud.changed_metadata, None
-
-    async def set_tags(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        check_fingerprint(call.body, resource["tags"]["fingerprint"])
-        resource["tags"] = {"items": call.body.get("items", [])}
-        self.stamp(resource)
-        network = resource["networkInterfaces"][0]["network"]
-        return resource, lambda: cloud.network_changed(network), None
-
-    async def set_machine_type(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        body = normalize(call.body, PROJECT)
-        zone = "/".join(call.path.split("/")[:4])
-        wanted = instance_body.check_machine_type(cloud, body, zone)["selfLink"]
-
-        async def work() -> None:
-            if resource["status"] != "TERMINATED":
-                path = path_of(resource["selfLink"])
-                message = f"The resource '{path}' is not ready"
-                raise OperationError("RESOURCE_NOT_READY", message, 400)
-            resource["machineType"] = wanted
-
-        return resource, work, None
-
-    async def set_service_account(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-
-        async def work() -> None:
-            if resource["status"] != "TERMINATED":
-                raise OperationError(
-                    "RESOURCE_NOT_READY",
-                    "The instance must be stopped before the service account can be changed.",
-                    400,
-                )
-            email = call.body.get("email")
-            if email:
-                _check_act_as(cloud, call.caller, email)
-            account = {"email": email, "scopes": call.body.get("scopes", [])}
-            resource["serviceAccounts"] = [account] if email else []
-
-        return resource, work, None
-
-    async def set_deletion_protection(self, cloud: Cloud, call: Call) -> Mutated:
-        check_scope(cloud, call)
-        resource = cloud.store.find(call.path.removesuffix("/setDeletionProtection"))
-        resource["deletionProtection"] = (
-            call.query.get("deletionProtection", "true").lower() == "true"
-        )
-        return resource, None, None
-
-    async def set_scheduling(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        resource["scheduling"].update(call.body)
-        return resource, None, None
-
-    async def update_shielded(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        current = resource["shieldedInstanceConfig"]
-        locked = {"enableSecureBoot", "enableVtpm"}
-        changes = {k: v for k, v in call.body.items() if current.get(k) != v}
-        if resource["status"] != "TERMINATED" and locked & changes.keys():
-            raise errors.invalid_usage("Instance should be in the STOPPED state.")
-        current.update(changes)
-        return resource, None, None
-
-    async def add_access(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        nic = _interface(resource, call)
-        if nic.get("accessConfigs"):
-            raise errors.invalid_usage("At most one access config currently supported.")
-        access = dict(call.body)
-        instance_body.complete_access(cloud, access)
-        nic["accessConfigs"] = [access]
-        return resource, lambda: cloud.network_changed(nic["network"]), None
-
-    async def delete_access(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        nic = _interface(resource, call)
-        name = call.query["accessConfig"]
-        if name not in [access["name"] for access in nic.get("accessConfigs", ())]:
-            raise errors.invalid("accessConfig", name, "There is no such access config.")
-        del nic["accessConfigs"]
-        return resource, lambda: cloud.network_changed(nic["network"]), None
-
-    async def attach(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        attached = normalize(call.body, PROJECT)
-        disk = reference(cloud, attached, "source")
-        if disk["users"]:
-            path = path_of(disk["selfLink"])
-            raise errors.in_use("disk", path, path_of(disk["users"][0]))
-        index = 1 + max(d["index"] for d in resource["disks"])
-        attached.setdefault("deviceName", f"persistent-disk-{index}")
-        attached.update(index=index, kind="compute#attachedDisk", type="PERSISTENT", boot=False)
-        attached.setdefault("mode", "READ_WRITE")
-        attached.setdefault("autoDelete", False)
-
-        async def work() -> None:
-            disk["users"] = [resource["selfLink"]]
-            if resource["status"] == "RUNNING":
-                await _plug(cloud, cloud.machine(resource), attached)
-            resource["disks"].append(attached)
-
-        return resource, work, None
-
-    async def detach(self, cloud: Cloud, call: Call) -> Mutated:
-        resource = self._target(cloud, call)
-        name = call.query.get("deviceName", "")
-        attached = next((d for d in resource["disks"] if d["deviceName"] == name), None)
-        if attached is None:
-            raise errors.invalid("deviceName", name, "No attached disk found with device name.")
-        if attached["boot"] and resource["status"] != "TERMINATED":
-            raise errors.invalid_usage("The boot disk of a running instance cannot be detached.")
-
-        async def work() -> None:
-            disk = cloud.store.find(path_of(attached["source"]))
-            if resource["status"] == "RUNNING":
-                await cloud.machine(resource).unplug(attached["index"], name)
-            disk["users"] = []
-            resource["disks"].remove(attached)
-
-        return resource, work, None
-
-    # Looking inside
-
-    async def guest_attributes(self, cloud: Cloud, call: Call) -> Json:
-        resource = self._target(cloud, call)
-        query = call.query.get("queryPath") or call.query.get("variableKey") or ""
-        values = cloud.guest_attributes.get(resource["id"], {})
-        items = [
-            {"namespace": key.partition("/")[0], "key": key.partition("/")[2], "value": value}
-            for key, value in sorted(values.items())
-            if not query or key == query or key.startswith(query.rstrip("/") + "/")
-        ]
-        if not items:
-            message = f"The resource '{query}' of type 'Guest Attribute' was not found."
-            raise ApiError(404, "notFound", message)
-        return {
-            "kind": "compute#guestAttributes",
-            "selfLink": link(call.path),
-            "queryPath": query,
-            "queryValue": {"items": items},
-        }
-
-    async def serial(self, cloud: Cloud, call: Call) -> Json:
-        resource = cloud.store.find(call.path.rpartition("/")[0])
-        console = cloud.machine(resource).console
-        content = await asyncio.to_thread(console.read_bytes) if console.exists() else b""
-        if int(call.query.get("port", 1)) != 1:
-            content = b""
-        start = max(int(call.query.get("start", 0)), len(content) - SERIAL_BYTES, 0)
-        return {
-            "kind": "compute#serialPortOutput",
-            "selfLink": link(call.path),
-            "contents": content[start:].decode(errors="replace"),
-            "start": str(start),
-            "next": str(len(content)),
-        }
+def target(cloud: Cloud, call: Call) -> Json:
+    """The instance a request with an action in its path is about."""
+    check_scope(cloud, call)
+    return INSTANCES.stamp(cloud.store.find(call.path.rpartition("/")[0]))
 
 
 def port(resource: Json) -> str:
@@ -408,15 +219,7 @@ def write_hosts(root: Path, address: str, resource: Json) -> None:
     )
 
 
-def _interface(resource: Json, call: Call) -> Json:
-    """The interface a request names."""
-    nic: Json = resource["networkInterfaces"][0]
-    if call.query["networkInterface"] != nic["name"]:
-        raise errors.invalid("networkInterface", call.query["networkInterface"], "Unknown.")
-    return nic
-
-
-def _check_act_as(cloud: Cloud, caller: str, account: str) -> None:
+def check_act_as(cloud: Cloud, caller: str, account: str) -> None:
     if not cloud.identities.may(caller, ACT_AS):
         raise errors.account_denied(account, caller)
 
@@ -428,7 +231,7 @@ async def _make_disk(cloud: Cloud, attached: Json, user: str) -> None:
     cloud.store.find(path_of(attached["source"]))["users"] = [user]
 
 
-async def _plug(cloud: Cloud, machine: Machine, attached: Json) -> None:
+async def plug(cloud: Cloud, machine: Machine, attached: Json) -> None:
     disk = cloud.store.find(path_of(attached["source"]))
     await machine.plug(Disk(disk["id"]).file, attached["index"], attached["deviceName"])
 
