@@ -1,0 +1,227 @@
+"""ServerSpec: what a person writes; it becomes the form in the UI.
+
+The five fields without a default are the smallest spec. The catalog is computed from a spec alone,
+before anything exists: there is no address in it, and of a secret only the name of its block. The
+secret's value is judged by ``check_auth_string`` and ``check_database_url``, before all else.
+One refusal, two places: a ``Rule`` is part of the JSON schema too, so the form and ``prefect deploy``
+refuse what the flow would refuse, in the same words: what to write instead, never the input.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import GetCoreSchemaHandler as CoreHandler
+from pydantic import GetJsonSchemaHandler as JsonHandler
+from pydantic import ValidationInfo as Info
+from pydantic_core import CoreSchema, core_schema
+
+IAP_RANGE = "35.235.240.0/20"  # where IAP's TCP forwarding comes from: Google's, hence not a field
+OWNER_LABEL = "prefect-bootstrap"  # on what is ours, with the server's name as its value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern, and what to write where it does not match; for the flow and for the form.
+
+    A JSON schema has no messages of its own: a failed ``pattern`` repeats the input and the pattern,
+    but a failed ``const`` is reported as "'<what to write>' was expected".
+    """
+
+    pattern: str
+    expected: str
+
+    def check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"write {self.expected}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: CoreHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, form: JsonHandler) -> dict[str, Any]:
+        description = f"{self.expected[0].upper()}{self.expected[1:]}."
+        rule = {"if": {"pattern": self.pattern}, "else": {"const": self.expected}}
+        return {"description": description} | form(core) | rule
+
+
+def _private(longest: str) -> str:
+    """A pattern of the ranges within RFC 1918; ``longest`` is one of the prefixes from /20 on."""
+    octet = r"\.(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+    ten = rf"10({octet}){{3}}/([89]|1[0-9]|{longest})"
+    sixteen = rf"172\.(1[6-9]|2[0-9]|3[01])({octet}){{2}}/(1[2-9]|{longest})"
+    return rf"^({ten}|{sixteen}|192\.168({octet}){{2}}/(1[6-9]|{longest}))$"
+
+
+def _aligned(value: str) -> str:
+    if (network := str(ip_network(value, strict=False))) != value:
+        raise ValueError(f"write {network}: in a range, the bits after the prefix are zero")
+    return value
+
+
+_ID = "[a-z][a-z0-9-]{4,28}[a-z0-9]"  # of a project, and of a service account
+_NAME = "lower-case letters, digits and dashes, a letter first and no dash last"
+_WORD = "lower-case letters, digits, dashes and underscores"
+_EXACT = "exact version, not a range or latest, which are others tomorrow"
+
+# fmt: off
+Name = Annotated[str, Rule("^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", f"up to 40 {_NAME}, such as prefect-1")]
+ProjectId = Annotated[str, Rule(f"^{_ID}$", "the project's id, not its title or number, such as my-project-123")]
+Zone = Annotated[str, Rule("^[a-z]+(-[a-z]+)+[0-9]+-[a-z0-9]+$", "a zone, such as europe-west4-a")]
+Region = Annotated[str, Rule("^([a-z]+(-[a-z]+)+[0-9]+)?$", "the zone's region, such as europe-west4, or nothing")]
+NetworkName = Annotated[str, Rule("^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$", f"up to 63 {_NAME}, such as prefect-net, or nothing")]
+SubnetRange = Annotated[str, Rule(_private("2[0-9]"), "a private (RFC 1918) IPv4 range from /8 to /29, such as 10.10.0.0/24"), AfterValidator(_aligned)]
+ClientRange = Annotated[str, Rule(_private("2[0-9]|3[0-2]"), "a private (RFC 1918) IPv4 range, such as 10.20.0.0/16; the server is never open to the internet"), AfterValidator(_aligned)]
+MachineType = Annotated[str, Rule("^[a-z][a-z0-9]*(-[a-z0-9]+)+$", "a machine type with at least 2 GB of memory, such as e2-medium")]
+LabelKey = Annotated[str, Rule(f"^(?!{OWNER_LABEL}$)[a-z][a-z0-9_-]{{0,62}}$", f"a key of up to 63 {_WORD}, a letter first, such as team; {OWNER_LABEL} is taken")]
+LabelValue = Annotated[str, Rule("^[a-z0-9_-]{0,63}$", f"a value of up to 63 {_WORD}, such as data")]
+ServiceAccount = Annotated[str, Rule(rf"^({_ID}@{_ID}\.iam\.gserviceaccount\.com)?$", "the email of an account made for it, such as prefect-vm@my-project-123.iam.gserviceaccount.com, or nothing")]
+SshUser = Annotated[str, Rule("^(?!(root|prefect)$)[a-z_][a-z0-9_-]{0,31}$", f"up to 32 {_WORD}, a letter first, such as bootstrap; neither root nor prefect, whom the server runs as")]
+PrefectVersion = Annotated[str, Rule(r"^3\.(6\.(2[2-9]|[3-9][0-9]|[1-9][0-9]{2,})|([7-9]|[1-9][0-9]+)\.(0|[1-9][0-9]*))$", f"one {_EXACT}, from 3.6.22 on (before it, some paths needed no auth string), such as 3.8.8")]
+UvVersion = Annotated[str, Rule(r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$", f"one {_EXACT}, such as 0.13.9")]
+UiApiUrl = Annotated[str, Rule("^(/api|https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/api)$", "/api, which works through any tunnel, or a proxy's address, such as https://prefect.example.org/api")]
+BlockName = Annotated[str, Rule("^[a-z0-9-]+$", "the name of the block, such as prefect-auth, never the secret itself")]
+# fmt: on
+
+
+def _positions(schema: dict[str, Any]) -> None:
+    """The form shows the fields in the order in which they are written here."""
+    for position, field in enumerate(schema["properties"].values()):
+        field["position"] = position
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=_positions
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        fields = cls.model_fields
+        keys = f"write keys of {', '.join(fields)}"
+        if not isinstance(data, Mapping | cls):
+            raise ValueError(f"{keys}, each with its value")
+        if isinstance(data, Mapping) and (unknown := [key for key in data if key not in fields]):
+            raise ValueError(f"there is no key {unknown[0]!r}: {keys}")
+        return data
+
+
+# fmt: off
+class SecretRef(_Group):
+    """Where a secret lies: a block, by name."""
+    kind: Literal["gcp-secret", "prefect-secret"] = Field("gcp-secret", title="Kind of block", description="gcp-secret: a GcpSecret block, the value is in Secret Manager. prefect-secret: a Secret block, such as on a laptop.")
+    block: BlockName = Field(title="Name of the block")
+
+
+class Network(_Group):
+    """Where the server is reached, and from where."""
+    name: NetworkName = Field("", title="Network", description="The VPC network, such as prefect-net. Empty: the server's name with -net.")
+    subnet: NetworkName = Field("", title="Subnet", description="The subnet, such as prefect-subnet. Empty: the server's name with -subnet.")
+    cidr: SubnetRange = Field("10.10.0.0/24", title="Subnet range")
+    clients: tuple[ClientRange, ...] = Field((), max_length=200, title="Client ranges", description="Private IPv4 ranges that may reach the server's port, such as 10.20.0.0/16. Empty: the subnet's.")
+
+
+class Machine(_Group):
+    """The virtual machine: Debian 12, no external address."""
+    type: MachineType = Field("e2-medium", title="Machine type")
+    disk_gb: int = Field(10, ge=10, le=65536, title="Disk (GB)", description="Size of the disk in GB, 10 or more, such as 20.")
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=60, title="Labels", description='Labels of your own, such as {"team": "data"}.')
+    service_account: ServiceAccount = Field("", title="Service account", description="Email of an existing account to run as, such as vm@my-project-123.iam.gserviceaccount.com. Empty: prefect-vm in the project.")
+    ssh_user: SshUser = Field("bootstrap", title="SSH user", description="Whom the flows log in as, such as bootstrap; not the user the server runs as.")
+
+
+class Prefect(_Group):
+    """What is installed on the machine."""
+    version: PrefectVersion = Field("3.8.8", title="Prefect version")
+    uv_version: UvVersion = Field("0.13.9", title="uv version")
+
+
+class Server(_Group):
+    """The settings of the Prefect server."""
+    port: int = Field(4200, ge=1024, le=65535, title="Port", description="TCP port of the API and the UI, 1024 to 65535, such as 4200.")
+    ui_api_url: UiApiUrl = Field("/api", title="Where the UI finds the API")
+    events_days: int = Field(7, ge=1, le=3650, title="Keep events (days)", description="Days after which events are deleted, 1 to 3650, such as 7.")
+    flow_runs_days: int = Field(30, ge=1, le=3650, title="Keep flow runs (days)", description="Days after which finished flow runs are deleted, 1 to 3650, such as 30.")
+
+
+class SelfCheck(_Group):
+    """The flow check-health, which the server runs on itself."""
+    interval_seconds: int = Field(300, ge=60, le=86400, title="Interval (seconds)", description="Seconds from one check to the next, 60 to 86400, such as 300.")
+
+
+class ServerSpec(_Group):
+    """A Prefect server on Google Compute Engine."""
+    name: Name = Field(title="Server", description="Name of the server and its machine, such as prefect-1; other names begin with it.")
+    project: ProjectId = Field(title="Google Cloud project")
+    zone: Zone = Field(title="Zone")
+    auth_secret: SecretRef = Field(title="Secret: auth string", description="Block, such as prefect-auth, that holds user:password in ASCII, 16 characters or more.")
+    database_url_secret: SecretRef = Field(title="Secret: database URL", description="Block that holds a URL such as postgresql+asyncpg://user:password@host:5432/database.")
+    region: Region = Field("", validate_default=True, title="Region", description="Region of the subnet and the zone, such as europe-west4. Empty: the one the zone is in.")
+    network: Network = Field(Network(), title="Network and access", description="Where the server is reached, such as its subnet and its clients.")
+    machine: Machine = Field(Machine(), title="Virtual machine", description="The virtual machine, such as its type and the size of its disk.")
+    prefect: Prefect = Field(Prefect(), title="Versions", description="What is installed, such as the version of Prefect.")
+    server: Server = Field(Server(), title="Settings", description="The server's settings, such as its port and how long it remembers.")
+    self_check: SelfCheck = Field(SelfCheck(), title="Self-check", description="How the server checks itself, such as every 300 seconds.")
+    # fmt: on
+
+    @field_validator("region")
+    @classmethod
+    def _of_zone(cls, region: str, known: Info) -> str:
+        found: str = known.data.get("zone", f"{region}-a").rpartition("-")[0]  # no zone: refused already
+        if region not in ("", found):
+            raise ValueError(f"write {found}, the region of the zone, or nothing")
+        return found
+
+    def named(self, part: str) -> str:
+        """The name of a part, such as "router"; the longest, of 22 characters, fits Google's 63."""
+        return f"{self.name}-{part}"
+
+
+_TEXT = r"([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
+_ADDRESS = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
+_plain = re.compile("[ -~]*").fullmatch
+_SSL = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+def _refuse(what: str, faults: dict[str, bool], write: str) -> None:
+    for fault in (fault for fault, found in faults.items() if found):
+        raise ValueError(f"the {what} {fault}; write {write}")
+
+
+def check_auth_string(value: str) -> str:
+    """The value, when it can be the server's auth string; no part of it is in the error."""
+    user, _, password = value.partition(":")
+    faults = {
+        "has more than printable ASCII, perhaps the line break that echo adds": not _plain(value),
+        "has no colon with text on both sides": not (user and password),
+        "is shorter than 16 characters": len(value) < 16,
+    }
+    _refuse("auth string", faults, "user:password, 16 or more ASCII characters")
+    return value
+
+
+def check_database_url(value: str) -> str:
+    """The value, when Prefect can use it through asyncpg; no part of it is in the error."""
+    driver, _, rest = value.partition("://")
+    credentials, _, location = rest.rpartition("@")
+    place, _, query = location.partition("?")
+    address, _, database = place.partition("/")
+    encoded = re.fullmatch(f"{_TEXT}:{_TEXT}", credentials)
+    host = re.fullmatch(_ADDRESS, address)
+    port = (host["port"] or 5432) if host else 0
+    options = dict(option.partition("=")[::2] for option in query.split("&"))
+    faults = {
+        "has more than printable ASCII, perhaps the line break that echo adds": not _plain(value),
+        "is for another driver (replace postgresql:// or the like)": driver != "postgresql+asyncpg",
+        "lacks user:password@, percent-encoded (%40 for @, %2F for /, %25 for %)": not encoded,
+        "lacks the host, or has a port not in 1 to 65535": int(port) not in range(1, 65536),
+        "lacks the database after the host": not re.fullmatch(_TEXT, database),
+        "has ?sslmode=, which asyncpg does not know (use ?ssl=)": "sslmode" in options,
+        f"has an ssl= other than {', '.join(_SSL)}": options.get("ssl", "require") not in _SSL,
+    }
+    _refuse("database URL", faults, "postgresql+asyncpg://user:password@host:5432/database?ssl=require")
+    return value
