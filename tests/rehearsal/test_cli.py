@@ -74,9 +74,10 @@ def test_a_role_decides_what_is_forbidden(lab: Lab) -> None:
 
 def test_the_log_shows_token_and_call(lab: Lab) -> None:
     script = "import googleapiclient.discovery as d; d.build('compute', 'v1').projects().get(project='rehearsal').execute()"
+    before = len(lab.cloud.ctl("log", "--json").stdout.splitlines())
     lab.python(script)
-    lines = [json.loads(x) for x in lab.cloud.ctl("log", "--json").stdout.splitlines()]
-    token, call = lines[-2:]
-    assert (token["method"], token["status"]) == ("oauth2.token", 200)
-    assert (call["method"], call["status"]) == ("compute.projects.get", 200)
+    lines = lab.cloud.ctl("log", "--json").stdout.splitlines()[before:]
+    entries = {e["method"]: e for e in map(json.loads, lines)}
+    token, call = entries["oauth2.token"], entries["compute.projects.get"]
+    assert (token["status"], call["status"]) == (200, 200)
     assert call["caller"] == token["caller"] == "bootstrap@rehearsal.iam.gserviceaccount.com"
