@@ -37,6 +37,11 @@ REFERS = {
 """Field → the collection its link has to be of."""
 
 
+def given(body: Json) -> Json:
+    """The members that say something: for Google, null and an empty list are as good as absent."""
+    return {k: v for k, v in body.items() if v is not None and v != []}
+
+
 def check_fingerprint(body: Json, current: str, what: str = "") -> None:
     """Refuse a change that was made from an older state (412)."""
     key = "labelFingerprint" if what == "labels" else "fingerprint"
@@ -149,7 +154,7 @@ class Collection:
 
     async def insert(self, cloud: Cloud, call: Call) -> Mutated:
         check_scope(cloud, call)
-        resource = normalize(call.body, PROJECT)
+        resource = given(normalize(call.body, PROJECT))
         if not resource.get("name"):
             raise errors.required("name")
         path = f"{call.path}/{resource['name']}"
@@ -188,7 +193,7 @@ class Collection:
             if field in body and body[field] != resource.get(field):
                 raise errors.invalid(field, body[field], "It cannot be changed.")
         kept = resource if call.method.action == "patch" else self.fixed(resource)
-        merged = {k: v for k, v in {**kept, **body}.items() if v is not None}
+        merged = given({**kept, **body})
         self.prepare(cloud, call, merged)
         resource.clear()
         resource.update(merged)

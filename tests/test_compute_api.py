@@ -1055,3 +1055,18 @@ def test_permissions_may_be_asked_for(google: Caller) -> None:
 def test_an_error_body_has_a_status_where_googles_has() -> None:
     assert "status" not in errors.not_found("x").body(classic=True)["error"]
     assert errors.not_found("x").body(classic=False)["error"]["status"] == "NOT_FOUND"
+
+
+def test_an_allow_rule_patched_into_a_deny_rule_denies(google: Caller) -> None:
+    google.network()
+    google.instance()
+    allow = [{"IPProtocol": "tcp", "ports": ["22"]}]
+    rule = {"name": "r", "network": "global/networks/net", "allowed": allow}
+    google.change("POST", "global/firewalls", rule)
+    assert "th dport { 22 } accept" in google.cloud.vpc("net").rulesets[-1]
+    google.change("PATCH", "global/firewalls/r", {"allowed": [], "denied": allow})
+    assert "allowed" not in google.ok("GET", "global/firewalls/r")
+    assert "th dport { 22 } goto refused" in google.cloud.vpc("net").rulesets[-1]
+    google.change("PATCH", "global/firewalls/r", {"sourceRanges": ["10.0.0.0/8"]})
+    google.change("PATCH", "global/firewalls/r", {"sourceRanges": [], "targetTags": []})
+    assert google.ok("GET", "global/firewalls/r")["sourceRanges"] == ["0.0.0.0/0"]
