@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -18,9 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from rehearsal import relay
-from rehearsal.relay import Refused, Relay, Streams, Target
-
-Backend = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from rehearsal.relay import Target
+from tests.loopback import Backend, RelayLab, echo
 
 QUERY = "project=p&zone=z&instance=vm&interface=nic0&port=22"
 MEGABYTE = random.Random(1).randbytes(1 << 20)  # noqa: S311 - not a secret
@@ -34,38 +33,13 @@ def run(coroutine: Coroutine[object, object, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, 20))
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-
-
-class Lab:
-    """A relay on loopback in front of one backend, which records its connections."""
+class Lab(RelayLab):
+    """Clients name themselves in a header."""
 
     def __init__(self, backend: Backend, grace: float) -> None:
-        self.backend = backend
-        self.relay = Relay(self.connect, lambda request: request.headers.get("caller"), grace=grace)
-        self.url = ""
-        self.port = 0
-        self.targets: list[Target] = []
-        self.opened = self.ended = 0
+        refused = {33: (4033, "not authorized")}
+        super().__init__(backend, lambda request: request.headers.get("caller"), grace, refused)
         self.clients: list[Client] = []
-
-    async def connect(self, target: Target) -> Streams:
-        self.targets.append(target)
-        if target.port == 33:
-            raise Refused(4033, "not authorized")
-        return await asyncio.open_connection("127.0.0.1", self.port if target.port == 22 else 1)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
-        with suppress(ConnectionError):
-            await self.backend(reader, writer)
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-        self.ended += 1
 
     def client(self, caller: str = "alice") -> "Client":
         self.clients.append(Client(self.url, caller))

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from aiohttp import web
 
 from blocks import iap
 from blocks.iap import IapError, IapTarget, tunnel
-from rehearsal.relay import End, Link, Refused, Relay, Session, Streams, Target
+from rehearsal.relay import End, Link, Session, Target
 from tests.conftest import ROOT
-
-Backend = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from tests.loopback import Backend, RelayLab, echo
 
 TARGET = IapTarget("p", "z", "vm")
 MEGABYTE = random.Random(1).randbytes(1 << 20)  # noqa: S311 - not a secret
 FORTY = MEGABYTE * 40
 LAST = 100_000
-PORTS = {33: 4033, 47: 4047}
+REFUSED = {port: (4000 + port, "as the test wants it") for port in (33, 47)}
 
 
 def run(coroutine: Coroutine[object, object, None]) -> None:
@@ -50,25 +49,14 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-
-
-class Lab:
-    """A relay on loopback in front of one backend, and tunnels to it."""
+class Lab(RelayLab):
+    """Tunnels to a relay, whose callers prove themselves by a token."""
 
     def __init__(self, backend: Backend, grace: float) -> None:
-        self.backend = backend
-        self.relay = Relay(self.connect, self.caller, grace=grace)
+        super().__init__(backend, self.caller, grace, REFUSED)
         self.tokens = {"good"}
         self.runner = web.AppRunner(self.app())
-        self.url = ""
-        self.port = 0
-        self.targets: list[Target] = []
         self.requests: list[web.Request] = []
-        self.opened = self.ended = 0
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -82,21 +70,6 @@ class Lab:
     def caller(self, request: web.BaseRequest) -> str | None:
         token = request.headers["Authorization"].removeprefix("Bearer ")
         return "alice" if token in self.tokens else None
-
-    async def connect(self, target: Target) -> Streams:
-        self.targets.append(target)
-        if code := PORTS.get(target.port):
-            raise Refused(code, "as the test wants it")
-        return await asyncio.open_connection("127.0.0.1", self.port if target.port == 22 else 1)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
-        with suppress(ConnectionError):
-            await self.backend(reader, writer)
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-        self.ended += 1
 
     @property
     def session(self) -> Session:
