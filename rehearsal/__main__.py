@@ -21,7 +21,7 @@ from rich.table import Table
 
 from rehearsal import config, host
 from rehearsal.errors import Json
-from rehearsal.faults import KNOWN, Fault
+from rehearsal.faults import KNOWN
 
 UP_SECONDS = 90.0
 LOCK = Path("/run/lock/rehearsal")
@@ -110,16 +110,15 @@ def is_up() -> bool:
 
 
 def _start_daemon() -> None:
-    from rehearsal.cgroups import Cgroup
+    from rehearsal.cgroups import DAEMON
 
     for folder in (config.STATE, config.DISKS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    group = Cgroup("daemon")
-    group.create()
+    DAEMON.create()
     log = config.STATE / "daemon.log"
     with log.open("ab") as output:
         daemon = subprocess.Popen(
-            [*group.enter(), sys.executable, "-m", "rehearsal.daemon"],
+            [*DAEMON.enter(), sys.executable, "-m", "rehearsal.daemon"],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -217,17 +216,14 @@ def fault(args: argparse.Namespace) -> None:
         for entry in told("GET", "/status")["faults"]:
             out.print(entry)
         return
-    if args.operation and args.status is None and args.operation not in KNOWN:
-        args.status = 400
     reason = args.operation or args.reason or ""
-    if not (reason in KNOWN or args.status or args.delay):
+    if not (args.operation or reason in KNOWN or args.status or args.delay):
         names = ", ".join(KNOWN)
         raise Failed(f"what should go wrong? Give --status, --delay, or --reason of: {names}")
     order: dict[str, Any] = {
         "method": args.method, "count": args.count, "delay": args.delay, "reason": reason,
         "message": args.message, "status": args.status or 0, "operation": bool(args.operation),
     }  # fmt: skip
-    Fault(**order)
     told("POST", "/faults", order)
 
 

@@ -90,6 +90,8 @@ class Cgroup:
 
 ALL = Cgroup("")
 """The group of all groups."""
+DAEMON = Cgroup("daemon")
+"""The group of the daemon and of what it runs beside the machines."""
 
 
 def _unbounded(file: str) -> str:

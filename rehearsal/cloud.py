@@ -13,7 +13,7 @@ import itertools
 from aiohttp import web
 
 from rehearsal import firewall, inventory, projects
-from rehearsal.cgroups import Cgroup
+from rehearsal.cgroups import DAEMON
 from rehearsal.config import EXTERNAL_RANGE, METADATA, PROJECT
 from rehearsal.errors import ApiError, Json
 from rehearsal.faults import Faults
@@ -23,8 +23,6 @@ from rehearsal.network import Vpc
 from rehearsal.operations import Operations
 from rehearsal.secret_manager import SecretStore
 from rehearsal.store import Store, path_of
-
-OUTER = Cgroup("daemon")
 
 
 class Cloud:
@@ -54,7 +52,7 @@ class Cloud:
         """Make the namespace of a network, with its metadata server."""
         from rehearsal import metadata
 
-        vpc = Vpc(next(self._numbers), OUTER)
+        vpc = Vpc(next(self._numbers), DAEMON)
         await vpc.open()
         self.vpcs[network] = vpc
         server = web.Server(metadata.handler(self, network), access_log=None)

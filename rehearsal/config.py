@@ -12,7 +12,7 @@ CACHE: Final = Path("/var/cache/rehearsal")
 CONTROL: Final = STATE / "control.sock"
 LOG: Final = STATE / "requests.jsonl"
 NAMESPACE: Final = "rehearsal-"
-"""Prefix of every network namespace and the name of the control groups."""
+"""Prefix of every network namespace."""
 
 PROJECT: Final = "rehearsal"
 PROJECT_NUMBER: Final = "314159265358"

@@ -40,7 +40,7 @@ from rehearsal.front import serve_front
 from rehearsal.gateway import Gateway
 from rehearsal.iam import TUNNEL
 from rehearsal.process import CommandFailed
-from rehearsal.relay import Refused, Relay, Target
+from rehearsal.relay import Refused, Relay, Streams, Target
 from rehearsal.secret_manager_grpc import serve_grpc
 from rehearsal.store import link, short
 
@@ -48,8 +48,6 @@ CONNECT_SECONDS = 5.0
 MAX_BODY = 32 << 20
 GRPC, REST = STATE / "grpc.sock", STATE / "rest.sock"
 READY = STATE / "ready"
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Daemon:

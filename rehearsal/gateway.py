@@ -49,6 +49,11 @@ class Call:
     caller: str
     path: str
 
+    @property
+    def place(self) -> str:
+        """The project's region or zone that the path lies in: ``projects/P/zones/Z``."""
+        return "/".join(self.path.split("/")[:4])
+
 
 Handler = Callable[["Cloud", Call], Awaitable[Json]]
 HANDLERS: dict[str, Handler] = {}

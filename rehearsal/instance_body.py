@@ -20,8 +20,7 @@ DEFAULT_ACCOUNT = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
 
 
 def prepare(cloud: Cloud, call: Call, resource: Json) -> None:
-    zone = "/".join(call.path.split("/")[:4])
-    check_machine_type(cloud, resource, zone)
+    check_machine_type(cloud, resource, call.place)
     check_labels(resource.get("labels", {}))
     check_metadata(resource.setdefault("metadata", {}))
     resource["metadata"]["kind"] = "compute#metadata"
@@ -38,7 +37,7 @@ def prepare(cloud: Cloud, call: Call, resource: Json) -> None:
         if account.get("email", "default") == "default":
             account["email"] = DEFAULT_ACCOUNT
     _prepare_network(cloud, call, resource)
-    _prepare_disks(cloud, resource, zone)
+    _prepare_disks(cloud, resource, call.place)
     resource.update(
         status="PROVISIONING",
         cpuPlatform="Intel Broadwell",

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from rehearsal import errors, instance_body
-from rehearsal.collection import Mutated, check_fingerprint, check_scope, reference
+from rehearsal.collection import Mutated, check_fingerprint, reference
 from rehearsal.config import PROJECT
 from rehearsal.errors import ApiError, Json, OperationError
 from rehearsal.gateway import Call, handles
@@ -45,8 +45,7 @@ async def _set_tags(cloud: Cloud, call: Call) -> Mutated:
 async def _set_machine_type(cloud: Cloud, call: Call) -> Mutated:
     resource = target(cloud, call)
     body = normalize(call.body, PROJECT)
-    zone = "/".join(call.path.split("/")[:4])
-    wanted = instance_body.check_machine_type(cloud, body, zone)["selfLink"]
+    wanted = instance_body.check_machine_type(cloud, body, call.place)["selfLink"]
 
     async def work() -> None:
         if resource["status"] != "TERMINATED":
@@ -80,8 +79,7 @@ async def _set_service_account(cloud: Cloud, call: Call) -> Mutated:
 
 @mutates("compute.instances.setDeletionProtection")
 async def _set_deletion_protection(cloud: Cloud, call: Call) -> Mutated:
-    check_scope(cloud, call)
-    resource = cloud.store.find(call.path.removesuffix("/setDeletionProtection"))
+    resource = target(cloud, call)
     resource["deletionProtection"] = call.query.get("deletionProtection", "true").lower() == "true"
     return resource, None, None
 

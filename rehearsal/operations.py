@@ -59,7 +59,7 @@ class Operations:
         self, call: Call, target: Json, work: Work | None, undo: Callable[[], None] | None
     ) -> Json:
         """Start the work and answer its operation."""
-        scope = "/".join(call.path.split("/")[:4])
+        scope = call.place
         if call.params.get("zone") is None and call.params.get("region") is None:
             scope = f"projects/{call.params['project']}/global"
         stamp = uuid.uuid4().hex

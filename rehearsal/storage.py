@@ -26,7 +26,7 @@ class Disks(Collection):
         mutates("compute.disks.createSnapshot")(self.snapshot)
 
     def prepare(self, cloud: Cloud, call: Call, resource: Json) -> None:
-        self.complete(cloud, "/".join(call.path.split("/")[:4]), resource)
+        self.complete(cloud, call.place, resource)
 
     def complete(self, cloud: Cloud, zone: str, resource: Json) -> None:
         """Check and fill in a disk of a zone, given by its path."""

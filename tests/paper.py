@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from rehearsal import compute, disk, instances, storage  # noqa: F401 - compute registers all
-from rehearsal.cloud import OUTER, Cloud
+from rehearsal.cgroups import DAEMON
+from rehearsal.cloud import Cloud
 from rehearsal.config import ACCOUNT, PROJECT, REGION, ZONE
 from rehearsal.disk import Disk
 from rehearsal.errors import Json
@@ -38,7 +39,7 @@ class PaperVpc(Vpc):
     """A namespace that remembers what it was told: addresses of its router, and rulesets."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number, OUTER)
+        super().__init__(number, DAEMON)
         self.gateways: set[str] = set()
         self.rulesets: list[str] = []
 
