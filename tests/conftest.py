@@ -16,6 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Everywhere as in CI: the same examples in every run, and no clock decides. The first text that a
+# new machine generates takes seconds when it is busy.
+settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
 
