@@ -31,11 +31,11 @@ lint: setup  ## ruff and mypy
 	@.venv/bin/mypy
 
 .PHONY: rehearse
-rehearse: setup  ## bring up the rehearsal cloud on this machine (Linux, root)
-	@.venv/bin/python -m rehearsal up
+rehearse: setup  ## bootstrap a Prefect server in a cloud on this machine (Linux, root)
+	@.venv/bin/python -m rehearsal run
 
 .PHONY: down
-down:  ## take the rehearsal cloud down
+down:  ## take that cloud and the laptop's Prefect down
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m rehearsal down; fi
 
 .PHONY: requirements

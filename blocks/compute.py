@@ -2,8 +2,9 @@
 
 A failure is told by code and reason, never by its message. ``Remedy`` says what a caller does about
 it; what may pass by itself is tried again here, with back-off, until a deadline. A change carries a
-request id that follows from the run and the step, so a second try of a request whose answer was
-lost finds the first one's operation instead of making two.
+request id, so a second try of a request whose answer was lost finds the first one's operation
+instead of making two. The id is of that call alone: a later call, even of the same step and run, has
+read what became of this one, and must not be answered with its failure.
 Sources: https://cloud.google.com/compute/docs/api/how-tos/api-requests-responses and
 https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
 """
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import BootstrapError
@@ -50,10 +52,16 @@ _BY_REASON = {
     "RESOURCE_ALREADY_EXISTS": Remedy.ADOPT,
     "QUOTA_EXCEEDED": Remedy.FATAL,
 }
-_BY_CODE = {404: Remedy.ABSENT, 409: Remedy.ADOPT, 412: Remedy.REFETCH, 429: Remedy.RETRY_NOW}
+_BY_CODE = {
+    404: Remedy.ABSENT,
+    409: Remedy.ADOPT,
+    412: Remedy.REFETCH,
+    429: Remedy.RETRY_NOW,
+    501: Remedy.FATAL,
+}
 _REPAIRS = {
-    "SERVICE_DISABLED": "Enable the API: gcloud services enable compute.googleapis.com",
-    "accessNotConfigured": "Enable the API: gcloud services enable compute.googleapis.com",
+    "SERVICE_DISABLED": "Enable the API: gcloud services enable {api}.googleapis.com",
+    "accessNotConfigured": "Enable the API: gcloud services enable {api}.googleapis.com",
     "forbidden": "Grant the account the permission named here; role.yaml has all that are needed.",
     "QUOTA_EXCEEDED": "Ask for more quota in the console, or choose a smaller machine type.",
     "quotaExceeded": "Ask for more quota in the console, or delete what is not needed.",
@@ -69,13 +77,14 @@ class ApiError(BootstrapError):
 
     def __init__(self, code: int, reason: str, message: str, during: str) -> None:
         self.code, self.reason, self.during = code, reason, during
-        super().__init__(f"{during}: {code} {reason}: {message}", repair=_REPAIRS.get(reason, ""))
+        repair = _REPAIRS.get(reason, "").format(api=during.partition(".")[0])
+        super().__init__(f"{during}: {code} {reason}: {message}", repair=repair)
 
     @property
     def remedy(self) -> Remedy:
         if self.reason in _BY_REASON:
             return _BY_REASON[self.reason]
-        return Remedy.RETRY_NOW if self.code >= 500 else _BY_CODE.get(self.code, Remedy.FATAL)
+        return _BY_CODE.get(self.code, Remedy.RETRY_NOW if self.code >= 500 else Remedy.FATAL)
 
 
 class DeadlinePassed(BootstrapError):
@@ -105,10 +114,21 @@ class Compute:
         http = AuthorizedHttp(account, http=build_http())
         return cls(project, build("compute", "v1", http=http, cache_discovery=False), run)
 
+    @cached_property
+    def iam(self) -> Any:
+        """The IAM API, over the same connection."""
+        from googleapiclient.discovery import build
+
+        return build("iam", "v1", http=self.service._http, cache_discovery=False)
+
+    def ask(self, request: Any, *, seconds: float = 60) -> Json:
+        """The answer to a request that begins no operation. Raises ApiError."""
+        return self._ask(request, time.monotonic() + seconds)
+
     def read(self, request: Any, *, seconds: float = 60) -> Json | None:
         """The answer to a request that changes nothing; None when the resource does not exist."""
         try:
-            return self._ask(request, time.monotonic() + seconds)
+            return self.ask(request, seconds=seconds)
         except ApiError as error:
             if error.remedy is Remedy.ABSENT:
                 return None
@@ -117,10 +137,10 @@ class Compute:
     def change(
         self, method: Callable[..., Any], step: str, *, seconds: float = 300, **arguments: Any
     ) -> Json:
-        """Call a method and wait for its operation; the operation, done. ``step`` tells apart the
-        requests of one run. Raises ApiError as of the request or of the operation."""
+        """Call a method and wait for its operation; the operation, done. ``step`` is what an error
+        calls it. Raises ApiError as of the request or of the operation."""
         deadline = time.monotonic() + seconds
-        request_id = str(uuid.uuid5(self.run, step))
+        request_id = str(uuid.uuid5(self.run, f"{step} {uuid.uuid4()}"))
         request = method(project=self.project, requestId=request_id, **arguments)
         operation = self._ask(request, deadline)
         while operation["status"] != "DONE":
@@ -148,7 +168,9 @@ class Compute:
 
     def _ask(self, request: Any, deadline: float) -> Json:
         """The answer, trying again what may pass by itself."""
+        from google.auth.exceptions import TransportError
         from googleapiclient.errors import HttpError
+        from httplib2 import HttpLib2Error
 
         pause = FIRST_PAUSE
         while True:
@@ -161,7 +183,7 @@ class Compute:
                 elif error.remedy is not Remedy.RETRY_NOW:
                     raise error from None
                 cause: Exception = error
-            except OSError as network:
+            except (OSError, HttpLib2Error, TransportError) as network:
                 cause = network
             else:
                 return answer

@@ -10,9 +10,9 @@ defaults never show as drift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from flows.errors import DidNotConverge
 
@@ -98,3 +98,41 @@ def _same(actual: Value, desired: Value) -> bool:
 
 def _shown(value: Value) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+K = TypeVar("K")
+
+
+class Batch(Generic[K]):
+    """The states of many things, read at once when the first of them is asked for.
+
+    ``read`` answers for each thing with its state, None when it does not exist, or the error that
+    kept it from being read, which only the thing itself then raises. A change forgets what it may
+    have touched; then what is not yet behind us is read again, at once.
+    """
+
+    def __init__(
+        self, things: Sequence[K], read: Callable[[Sequence[K]], Sequence[State | Exception | None]]
+    ) -> None:
+        self._things, self._read = list(things), read
+        self._known: dict[int, State | Exception | None] = {}
+
+    def state(self, thing: K) -> State | None:
+        """The state of one thing. Raises what kept it from being read; the next call tries again."""
+        index = self._things.index(thing)
+        if index not in self._known:
+            wanted = [i for i in range(index, len(self._things)) if i not in self._known]
+            answers = self._read([self._things[i] for i in wanted])
+            self._known |= dict(zip(wanted, answers, strict=True))
+        answer = self._known[index]
+        if isinstance(answer, Exception):
+            del self._known[index]
+            raise answer
+        return answer
+
+    def forget(self, thing: K | None = None) -> None:
+        """Read again: one thing, or all of them."""
+        if thing is None:
+            self._known.clear()
+        else:
+            self._known.pop(self._things.index(thing), None)

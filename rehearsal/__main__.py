@@ -3,152 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import http.client
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from rehearsal import config, host
-from rehearsal.errors import Json
+from rehearsal import config, control, host
+from rehearsal.control import Failed, ask, err, out, told
 from rehearsal.faults import KNOWN
-
-UP_SECONDS = 90.0
-LOCK = Path("/run/lock/rehearsal")
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
-
-
-class Failed(Exception):
-    """What went wrong and the repair, in one sentence."""
-
-
-def ask(verb: str, path: str, body: Json | None = None, seconds: float = 60) -> Json | None:
-    """Ask the daemon; None when there is none."""
-    connection = http.client.HTTPConnection("rehearsal", timeout=seconds)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(seconds)
-    try:
-        connection.sock.connect(str(config.CONTROL))
-        connection.request(verb, path, json.dumps(body) if body is not None else None)
-        response = connection.getresponse()
-        answer: Json = json.loads(response.read())
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    except OSError as error:
-        raise Failed(f"the daemon does not answer ({error}): python -m rehearsal up") from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise Failed(answer["error"])
-    return answer
-
-
-def told(verb: str, path: str, body: Json | None = None) -> Json:
-    """Ask the daemon, which must be there."""
-    answer = ask(verb, path, body)
-    if answer is None:
-        raise Failed("the rehearsal cloud is not up: python -m rehearsal up")
-    return answer
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """One ``up`` or ``down`` at a time."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            err.print("another 'up' or 'down' is at work; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def require_host() -> None:
-    if lacks := host.missing():
-        raise Failed("the rehearsal cloud cannot run here: " + "; ".join(lacks))
 
 
 def up(_args: argparse.Namespace) -> None:
-    require_host()
-    with alone():
-        if is_up():
+    with control.alone():
+        if control.is_up():
             err.print("the rehearsal cloud is already up")
             return
-        started = time.monotonic()
-        from rehearsal import image
-
-        host.clean()
-        if not (image.image().exists() and image.database().exists()):
-            with err.status("building the machine image, once: about 40 seconds"):
-                try:
-                    image.build()
-                except image.ImageFailed as error:
-                    raise Failed(f"the machine image could not be built: {error}") from error
-        with err.status("starting the cloud"):
-            _start_daemon()
-        err.print(f"the rehearsal cloud is up ({time.monotonic() - started:.1f} s)")
-        err.print("try: [bold]python -m rehearsal exec -- gcloud compute zones list[/]")
+        control.start()
+    err.print("try: [bold]python -m rehearsal exec -- gcloud compute zones list[/]")
 
 
-def is_up() -> bool:
-    try:
-        status = ask("GET", "/status", seconds=15)
-    except Failed:
-        return False
-    return bool(status and status["up"])
+def run(args: argparse.Namespace) -> None:
+    from rehearsal.run import rehearse
 
-
-def _start_daemon() -> None:
-    from rehearsal.cgroups import DAEMON
-
-    for folder in (config.STATE, config.DISKS):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    DAEMON.create()
-    log = config.STATE / "daemon.log"
-    with log.open("ab") as output:
-        daemon = subprocess.Popen(
-            [*DAEMON.enter(), sys.executable, "-m", "rehearsal.daemon"],
-            cwd=Path(__file__).parent.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + UP_SECONDS
-    while not (config.STATE / "ready").exists():
-        if daemon.poll() is not None or time.monotonic() > deadline:
-            tail = log.read_text(errors="replace").strip()[-2000:]
-            host.clean()
-            raise Failed(f"the cloud did not start: {tail or 'no word from the daemon'}")
-        time.sleep(0.05)
+    rehearse(args.json)
 
 
 def down(args: argparse.Namespace) -> None:
-    require_host()
-    with alone():
+    with control.alone():
         host.clean()
     if args.image:
         from rehearsal import image
 
         image.remove()
-    LOCK.unlink(missing_ok=True)
+    control.LOCK.unlink(missing_ok=True)
     err.print("the rehearsal cloud is down" + (", its image removed" if args.image else ""))
 
 
 def execute(args: argparse.Namespace) -> None:
-    require_host()
-    if not is_up():
+    if not control.is_up():
         raise Failed("the rehearsal cloud is not up: python -m rehearsal up")
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
@@ -162,7 +59,9 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> None:
-    answer = ask("GET", "/status") or {"up": False}
+    from rehearsal import laptop
+
+    answer = {**(ask("GET", "/status") or {"up": False}), **laptop.urls()}
     if args.json:
         print(json.dumps(answer, indent=2))
         return
@@ -180,6 +79,8 @@ def status(args: argparse.Namespace) -> None:
         for instance in answer["instances"]:
             table.add_row(*(instance[column] for column in columns))
         out.print(table)
+    for name in (name for name in laptop.URLS if name in answer):
+        out.print(f"the {name}'s Prefect: {answer[name]}")
     for fault in answer["faults"]:
         out.print(f"fault on order: {fault}")
     for limit in answer["limits"]:
@@ -265,6 +166,8 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     add("up", up, "build the machine image if it is missing and start the cloud")
+    one = add("run", run, "bootstrap a Prefect server in the cloud from a laptop's Prefect")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write what came of it there")
     one = add("exec", execute, "run a command where Google's host names are this cloud")
     one.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD...")
     one = add("status", status, "say what runs and what this host cannot bound")
@@ -303,7 +206,7 @@ def main() -> int:
     try:
         args.run(args)
     except Failed as error:
-        err.print(f"[red]error:[/] {error}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -8,7 +8,7 @@ STATE: Final = Path("/run/rehearsal")
 DISKS: Final = Path("/var/lib/rehearsal")
 """Machines' disks and mounts; gone after ``down``."""
 CACHE: Final = Path("/var/cache/rehearsal")
-"""The machine image; kept until ``down --image``."""
+"""The machine image and the laptop's empty database; kept until ``down --image``."""
 CONTROL: Final = STATE / "control.sock"
 LOG: Final = STATE / "requests.jsonl"
 NAMESPACE: Final = "rehearsal-"
@@ -43,3 +43,7 @@ EXTERNAL_RANGE: Final = "198.51.100.0/24"
 DATABASE: Final = "10.104.120.4"
 DATABASE_NAME: Final = "prefect-db"
 DATABASE_ROLE: Final = "prefect"
+
+LAPTOP_PORT: Final = 4210
+SERVER_PORT: Final = 4200
+"""Where the Prefects of the laptop and of the new server are on loopback, if these are free."""

@@ -69,7 +69,7 @@ def environment() -> dict[str, str]:
     nothing of the caller's own Google settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLOUDSDK_", "GOOGLE_"))}
     key = str(STATE / "gcloud/application_default_credentials.json")
-    unproxied = ",".join(HOSTS)
+    unproxied = ",".join(["127.0.0.1", *HOSTS])
     return {
         **kept,
         **dict.fromkeys(CA_VARIABLES, str(BUNDLE)),

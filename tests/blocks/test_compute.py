@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from google.auth.exceptions import TransportError
 from googleapiclient.discovery import build
-from httplib2 import Response
+from httplib2 import Response, ServerNotFoundError
 
 from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy
 from rehearsal.faults import KNOWN, Fault
@@ -27,6 +28,7 @@ class PaperHttp:
 
     caller: Caller
     losing: int = 0
+    loss: Exception = field(default_factory=lambda: ConnectionResetError("the answer was lost"))
     asked: list[str] = field(default_factory=list)
 
     def request(
@@ -35,10 +37,11 @@ class PaperHttp:
         url = urlsplit(uri)
         self.asked.append(f"{method} {url.path}")
         raw = (body or "").encode()
-        status, answer = self.caller.call(method, url.path, raw, **dict(parse_qsl(url.query)))
+        query = dict(parse_qsl(url.query))
+        status, answer = self.caller.call(method, url.path, raw, host=url.netloc, **query)
         if self.losing:
             self.losing -= 1
-            raise ConnectionResetError("the answer was lost")
+            raise self.loss
         return Response({"status": str(status)}), json.dumps(answer).encode()
 
 
@@ -96,12 +99,50 @@ def test_a_lost_answer_makes_no_second_machine(lab: Lab) -> None:
     assert lab.status() == "RUNNING"
 
 
-def test_the_same_step_of_another_run_is_another_request(lab: Lab) -> None:
+def test_a_later_call_of_the_same_step_is_not_answered_with_an_earlier_failure(lab: Lab) -> None:
+    lab.fault("compute.instances.insert", "ZONE_RESOURCE_POOL_EXHAUSTED")
+    with pytest.raises(ApiError):
+        lab.create()
     lab.create()
-    other = Compute("rehearsal", lab.compute.service, uuid.uuid4(), lab.slept.append)
+    assert lab.status() == "RUNNING"
+
+
+def test_what_another_run_made_is_to_be_adopted(lab: Lab) -> None:
+    lab.create()
     with pytest.raises(ApiError) as error:
-        other.change(lab.compute.service.instances().insert, "create vm", **ZONE, body=vm("vm"))
+        lab.create()
     assert error.value.remedy is Remedy.ADOPT
+
+
+def test_service_accounts_are_reached_by_the_same_client(lab: Lab) -> None:
+    accounts = lab.compute.iam.projects().serviceAccounts()
+    body = {"accountId": "prefect-vm", "serviceAccount": {"displayName": "x"}}
+    made = lab.compute.ask(accounts.create(name="projects/rehearsal", body=body))
+    assert lab.compute.read(accounts.get(name=made["name"])) == made
+    assert lab.compute.read(accounts.get(name=made["name"].replace("vm@", "db@"))) is None
+
+
+def test_an_api_that_is_off_is_named(lab: Lab) -> None:
+    lab.caller.cloud.services.enabled.discard("iam.googleapis.com")
+    get = lab.compute.iam.projects().serviceAccounts().get
+    with pytest.raises(ApiError) as error:
+        lab.compute.read(get(name="projects/rehearsal/serviceAccounts/x"))
+    assert error.value.repair.endswith("gcloud services enable iam.googleapis.com")
+
+
+def test_what_the_service_does_not_have_is_not_tried_again(lab: Lab) -> None:
+    resume = lab.compute.service.instances().resume
+    lab.create()
+    with pytest.raises(ApiError) as error:
+        lab.compute.change(resume, "resume", instance="vm", **ZONE)
+    assert (error.value.code, error.value.remedy, lab.slept) == (501, Remedy.FATAL, [])
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError, ServerNotFoundError, TransportError])
+def test_no_way_to_google_is_a_lost_answer(lab: Lab, lost: type[Exception]) -> None:
+    lab.http.losing, lab.http.loss = 1, lost("the answer was lost")
+    lab.create()
+    assert (len(lab.slept), lab.status()) == (1, "RUNNING")
 
 
 @pytest.mark.parametrize("reason", ["backendError", "tooManyRequests", "rateLimitExceeded"])

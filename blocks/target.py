@@ -1,0 +1,119 @@
+"""ServerTarget: how to reach servers on Google Cloud, under one name.
+
+The credentials open the Compute API and the IAP tunnel, the SSH key opens the machine. Which server,
+and what it should be, is the spec's to say.
+"""
+
+import re
+from textwrap import fill
+from uuid import UUID
+
+from cryptography.hazmat.primitives import serialization as ssh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.auth.credentials import Credentials, with_scopes_if_required
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.transport.requests import Request
+from prefect.blocks.core import Block
+from prefect_gcp.credentials import GcpCredentials
+from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
+
+from blocks.compute import Compute
+from blocks.iap import SCOPE
+from flows.errors import Final, Unreachable
+
+_FIRST, _LAST = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+_WRITE = (
+    "write an OpenSSH private key without a passphrase: "
+    "ssh-keygen -t ed25519 -N '' -f key, then paste the content of the file key"
+)
+
+
+class ServerTarget(Block):
+    """
+    How to reach servers on Google Cloud: an account, and the key to log in with.
+
+    Example:
+        Load a target and see the key that a machine must let in:
+        ```python
+        from blocks.target import ServerTarget
+
+        target = ServerTarget.load("BLOCK_NAME")
+        print(target.public_key)
+        ```
+    """
+
+    _block_type_name = "Server Target"
+    _block_type_slug = "server-target"
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/advanced/self-hosted")
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    credentials: GcpCredentials = Field(
+        description="The account that makes servers and reaches them through IAP."
+    )
+    ssh_private_key: SecretStr = Field(
+        title="SSH private key",
+        description="An OpenSSH private key without a passphrase, ed25519 recommended.",
+    )
+    _account: Credentials | None = PrivateAttr(default=None)
+
+    @field_validator("ssh_private_key")
+    @classmethod
+    def _usable(cls, key: SecretStr) -> SecretStr:
+        """The key as ssh wants it: a form of one line may have taken its line breaks away."""
+        try:
+            found = re.fullmatch(f"{_FIRST}(.*){_LAST}", key.get_secret_value().strip(), re.DOTALL)
+            body = fill("".join(found[1].split()), 64) if found else ""
+            text = f"{_FIRST}\n{body}\n{_LAST}\n"
+            ssh.load_ssh_private_key(text.encode(), password=None)
+        except Exception:  # noqa: BLE001 - each kind of damage has its own; none may show the key
+            raise ValueError(_WRITE) from None
+        return SecretStr(text)
+
+    @property
+    def public_key(self) -> str:
+        """As a line of authorized_keys has it, without a comment: ``ssh-ed25519 AAAA…``."""
+        text = self.ssh_private_key.get_secret_value().encode()
+        public = ssh.load_ssh_private_key(text, password=None).public_key()
+        return public.public_bytes(ssh.Encoding.OpenSSH, ssh.PublicFormat.OpenSSH).decode()
+
+    def compute(self, project: str, run: UUID) -> Compute:
+        """A client of the Compute API, for one thread. ``run``: what request ids follow from."""
+        return Compute.connect(self.credentials, project, run)
+
+    def token(self) -> str:
+        """An OAuth access token for the IAP tunnel, valid for some minutes at least.
+
+        Raises Unreachable when Google does not answer, Final when the credentials are refused.
+        """
+        try:
+            if self._account is None:
+                account = self.credentials.get_credentials_from_service_account()
+                # Application Default Credentials from a key file come without a scope.
+                self._account = with_scopes_if_required(account, [SCOPE])  # type: ignore[no-untyped-call] # google-auth is half typed
+            if not self._account.valid:
+                self._account.refresh(Request())
+        except GoogleAuthError as error:
+            if error.retryable or isinstance(error, TransportError):
+                raise Unreachable(
+                    f"Google gives no access token: {error}.",
+                    repair="Check that this machine reaches oauth2.googleapis.com.",
+                ) from error
+            raise Final(
+                f"Google gives no access token: {error}.",
+                repair="Check that the key in the block of the credentials still exists: "
+                "python -m blocks --key-file FILE puts in another.",
+            ) from error
+        return str(self._account.token)
+
+
+def new_ssh_key() -> SecretStr:
+    """A new ed25519 private key in OpenSSH's format."""
+    key = Ed25519PrivateKey.generate()
+    text = key.private_bytes(
+        ssh.Encoding.PEM, ssh.PrivateFormat.OpenSSH, ssh.NoEncryption()
+    ).decode()
+    return SecretStr(text)

@@ -1,0 +1,62 @@
+"""Open a tunnel to a server and leave it open until Ctrl-C.
+
+    python -m flows.connect --server prefect-1 [--port 4200]
+
+The spec is that of the deployment ``bootstrap-server/<server>`` on the laptop's Prefect server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import uuid
+
+from prefect import get_client
+from prefect.exceptions import ObjectNotFound
+
+from blocks.secrets import read_secrets
+from flows.errors import BootstrapError
+from flows.reach import Reach, reached
+from flows.spec import ServerSpec
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser("python -m flows.connect", description=__doc__)
+    parser.add_argument("--server", required=True, help="its name, such as prefect-1")
+    parser.add_argument("--port", type=int, default=4200, help="of this machine (default 4200)")
+    args = parser.parse_args()
+    deployment = f"bootstrap-server/{args.server}"
+    try:
+        with get_client(sync_client=True) as client:
+            parameters = client.read_deployment_by_name(deployment).parameters
+    except ObjectNotFound:
+        return _refuse(f"there is no deployment {deployment}: run prefect deploy --all")
+    spec = ServerSpec.model_validate(parameters["server"])
+    target = reached(parameters.get("target", "gcp"))
+    try:
+        with (
+            Reach(spec, target, read_secrets(spec), uuid.uuid4(), waits=False) as reach,
+            reach.ssh().forward(spec.server.port, args.port) as port,
+        ):
+            print(f"http://127.0.0.1:{port} is {spec.name}; Ctrl-C closes it.", flush=True)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            try:
+                reach.ssh().wait()
+            except KeyboardInterrupt:
+                return 0
+    except BootstrapError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"port {args.port}: {error.strerror}; choose another with --port")
+    return _refuse("the connection was lost; open it again")
+
+
+def _refuse(why: str) -> int:
+    print(why, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

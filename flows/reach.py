@@ -1,0 +1,119 @@
+"""The ways to one server: Google's API, its shell, its own API. Each is opened when first needed.
+
+What comes back from the machine is freed of secrets here, before it can become a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.runtime import flow_run
+
+from blocks.compute import Compute
+from blocks.iap import IapTarget
+from blocks.secrets import Secrets
+from blocks.shell import Command, Result, SshShell
+from blocks.target import ServerTarget
+from flows.errors import Final, Unreachable
+from flows.spec import ServerSpec
+
+PATIENCE, IMPATIENCE = 180.0, 20.0
+"""Seconds to wait for a machine that boots, and for one that should be there."""
+
+
+@dataclass
+class Reach:
+    """Ways to the server of a spec; a context that closes what it opened.
+
+    It is a Shell. ``waits``: the machine may still boot; otherwise one failure to connect is
+    remembered, and is the answer to every later command.
+    """
+
+    spec: ServerSpec
+    target: ServerTarget
+    secrets: Secrets
+    run_id: UUID
+    waits: bool = True
+    _open: ExitStack = field(default_factory=ExitStack)
+    _ssh: SshShell | None = None
+    _api: SyncPrefectClient | None = None
+    _failure: Unreachable | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def compute(self) -> Compute:
+        """A client of its own for every thread: httplib2 is not thread safe."""
+        return self.target.compute(self.spec.project, self.run_id)
+
+    def run(self, commands: Sequence[Command], *, together: bool = False) -> list[Result]:
+        results = self.ssh().run(commands, together=together)
+        clean = self.secrets.redact
+        return [Result(r.code, clean(r.stdout), clean(r.stderr)) for r in results]
+
+    def ssh(self) -> SshShell:
+        """The connection to the machine. Raises Unreachable, Final."""
+        if self._failure and not self.waits:
+            raise self._failure
+        if self._ssh is None:
+            try:
+                self._ssh = self._open.enter_context(self._shell())
+            except Unreachable as error:
+                self._failure = error
+                raise
+        return self._ssh
+
+    def api(self) -> SyncPrefectClient:
+        """A client of the new server, through the machine's loopback."""
+        if self._api is None:
+            port = self._open.enter_context(self.ssh().forward(self.spec.server.port))
+            url = f"http://127.0.0.1:{port}/api"
+            client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)
+            self._api = self._open.enter_context(client)
+        return self._api
+
+    def _shell(self) -> SshShell:
+        spec = self.spec
+        return SshShell(
+            IapTarget(spec.project, spec.zone, spec.name),
+            spec.machine.ssh_user,
+            self.target.ssh_private_key.get_secret_value(),
+            self._host_keys,
+            self.target.token,
+            PATIENCE if self.waits else IMPATIENCE,
+        )
+
+    def _host_keys(self) -> list[str]:
+        """As the guest agent publishes them: "type base64"; none before its first boot is over."""
+        compute = self.compute()
+        where = {"project": self.spec.project, "zone": self.spec.zone, "instance": self.spec.name}
+        get = compute.service.instances().getGuestAttributes(**where, queryPath="hostkeys/")
+        found: dict[str, Any] = compute.read(get) or {}
+        items = found.get("queryValue", {}).get("items", [])
+        return [f"{item['key']} {item['value'].split()[0]}" for item in items]
+
+
+def reached(block: str) -> ServerTarget:
+    """The ServerTarget block of that name. Raises Final."""
+    try:
+        target = ServerTarget.load(block)
+    except ValueError as error:
+        raise Final(
+            f"There is no ServerTarget block named {block}.",
+            repair="Save one: uv run python -m blocks (or in the UI, under Blocks).",
+        ) from error
+    assert isinstance(target, ServerTarget)  # noqa: S101 - what a sync caller gets
+    return target
+
+
+def this_run() -> UUID:
+    """The flow run we are in."""
+    return UUID(flow_run.get_id())

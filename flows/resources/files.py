@@ -1,0 +1,132 @@
+"""Users, directories and files.
+
+A file's content may be secret, so it is compared on the machine: it goes there on stdin, and what
+comes back is whether it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from blocks.shell import Command, Result, check
+from flows.reconcile import Change, State
+from flows.resources.shell import pairs
+
+USER = """
+entry=$(getent passwd "$1") || exit 0
+IFS=: read -r _ _ uid gid _ home shell <<END
+$entry
+END
+echo "home=$home"; echo "shell=$shell"; echo "group=$(id -gn "$1")"
+"""
+# Kind, mode, owner and group; for a file also whether it has the content that is on stdin.
+PATH = """
+[ -e "$1" ] || [ -L "$1" ] || exit 0
+stat --printf 'kind=%F\\nmode=%a\\nowner=%U:%G\\n' "$1"
+if [ -f "$1" ]; then cmp -s - "$1" && echo content=same || echo content=other; fi
+"""
+# Written beside it and moved over it, so that nobody ever reads half of it or with another mode.
+WRITE = """
+set -e
+new=$(mktemp "$1.XXXXXX")
+trap 'rm -f "$new"' EXIT
+cat > "$new"
+chown "$3" "$new"
+chmod "$2" "$new"
+mv -T "$new" "$1"
+"""
+AS_IN_THE_SPEC = "as in the spec"
+
+
+@dataclass(frozen=True)
+class User:
+    """A system user without login, with a group of the same name."""
+
+    user: str
+    home: str
+
+    @property
+    def name(self) -> str:
+        return f"user {self.user}"
+
+    def desired(self) -> State:
+        return {"home": self.home, "shell": "/usr/sbin/nologin", "group": self.user}
+
+    def probe(self) -> Command:
+        return Command(("sh", "-c", USER, "user", self.user))
+
+    def parse(self, result: Result) -> State | None:
+        return pairs(check(self.probe(), result).stdout) or None
+
+    def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
+        options = ("--home-dir", self.home, "--shell", "/usr/sbin/nologin")
+        if changes[0].missing:
+            new = ("useradd", "--system", "--user-group", "--no-create-home")
+            return [Command((*new, *options, self.user))]
+        return [Command(("usermod", *options, "--gid", self.user, self.user))]
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory, with its own mode and owner; what is in it is not its business."""
+
+    path: str
+    mode: str = "755"
+    owner: str = "root:root"
+
+    @property
+    def name(self) -> str:
+        return f"directory {self.path}"
+
+    def desired(self) -> State:
+        return {"kind": "directory", "mode": self.mode, "owner": self.owner}
+
+    def probe(self) -> Command:
+        return Command(("sh", "-c", PATH, "path", self.path))
+
+    def parse(self, result: Result) -> State | None:
+        return pairs(check(self.probe(), result).stdout) or None
+
+    def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
+        user, _, group = self.owner.partition(":")
+        return [Command(("install", "-d", "-m", self.mode, "-o", user, "-g", group, self.path))]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file with just this content; a link there is replaced by the file."""
+
+    path: str
+    content: str = field(repr=False)
+    mode: str = "644"
+    owner: str = "root:root"
+    then: tuple[tuple[str, ...], ...] = ()
+    """What to run after a change."""
+
+    @property
+    def name(self) -> str:
+        return f"file {self.path}"
+
+    def desired(self) -> State:
+        return {
+            "kind": "regular file",
+            "mode": self.mode,
+            "owner": self.owner,
+            "content": AS_IN_THE_SPEC,
+        }
+
+    def probe(self) -> Command:
+        return Command(("sh", "-c", PATH, "path", self.path), stdin=self.content)
+
+    def parse(self, result: Result) -> State | None:
+        state = pairs(check(self.probe(), result).stdout)
+        if not state:
+            return None
+        content = AS_IN_THE_SPEC if state.pop("content", "") == "same" else "differs"
+        kind = state["kind"].replace("regular empty file", "regular file")
+        return {**state, "kind": kind, "content": content}
+
+    def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
+        write = ("sh", "-c", WRITE, "write", self.path, self.mode, self.owner)
+        return [Command(write, stdin=self.content), *map(Command, self.then)]

@@ -1,0 +1,192 @@
+"""What every kind of cloud resource has in common.
+
+A kind describes one resource and holds nothing but the spec: what it should be, the request that
+reads it, what an answer means, and the calls that close the gap. The client comes from outside, for
+httplib2 wants one a thread. Identity is a name and a mark: a label ``prefect-bootstrap=<server>``,
+or, where Compute Engine has no labels, the description ``prefect-bootstrap:<server>``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from blocks.compute import ApiError, Compute, Json, Remedy
+from flows.errors import Final, NeedsReplacement, NotOurs, Transient
+from flows.reconcile import Change, State, diff
+from flows.spec import OWNER_LABEL, ServerSpec
+
+TRIES = 5
+"""How often a change is made anew because somebody else's came between reading and writing."""
+
+
+def short(url: str) -> str:
+    """The last part of a link: ``europe-west4-a`` of a zone's."""
+    return url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Kind(ABC):
+    """One resource of the cloud; ``noun`` is what a person calls it."""
+
+    spec: ServerSpec
+    noun: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """What the API calls it."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.noun} {self.id}"
+
+    @abstractmethod
+    def desired(self) -> State: ...
+
+    @abstractmethod
+    def request(self, compute: Compute) -> Any:
+        """The request that reads it."""
+
+    @abstractmethod
+    def parse(self, body: Json) -> State:
+        """What the answer says. Raises NotOurs."""
+
+    @abstractmethod
+    def create(self, compute: Compute) -> None: ...
+
+    @abstractmethod
+    def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
+        """Make the changes to what exists. Raises NeedsReplacement."""
+
+    def fetch(self, compute: Compute) -> Json | None:
+        return compute.read(self.request(compute))
+
+    def read(self, compute: Compute) -> State | None:
+        """The state; None when it does not exist. Raises ApiError and NotOurs."""
+        body = self.fetch(compute)
+        return None if body is None else self.parse(body)
+
+    def apply(self, compute: Compute, changes: tuple[Change, ...]) -> None:
+        """Create it or change it; what another run created meanwhile is compared and changed."""
+        if changes[0].missing:
+            try:
+                self.create(compute)
+                return
+            except ApiError as error:
+                if error.remedy is not Remedy.ADOPT:
+                    raise
+            changes = diff(self.desired(), self.parse(self.present(compute)))
+        self.update(compute, changes)
+
+    def present(self, compute: Compute) -> Json:
+        """What is there now."""
+        body = self.fetch(compute)
+        if body is None:
+            raise Transient(f"{self.name} went away while it was being changed.")
+        return body
+
+    def edit(self, compute: Compute, change: Callable[[Json], None]) -> None:
+        """Change what is there now, and again when it was somebody else's turn meanwhile."""
+        for left in reversed(range(TRIES)):
+            try:
+                change(self.present(compute))
+                break
+            except ApiError as error:
+                if error.remedy is not Remedy.REFETCH or not left:
+                    raise
+
+    def keep(self, changes: tuple[Change, ...], why: dict[str, str]) -> None:
+        """Refuse a change of an attribute that ``why`` says cannot be changed."""
+        for change in changes:
+            if change.attribute in why:
+                reason = f"{change} ({why[change.attribute]})"
+                raise NeedsReplacement(self.name, change.attribute, reason)
+
+
+class ComputeKind(Kind):
+    """A kind that Compute Engine has as a ``collection``, by the name of ``parameter``."""
+
+    collection: ClassVar[str]
+    parameter: ClassVar[str]
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Region or zone; nothing when it is global."""
+        return {}
+
+    @abstractmethod
+    def body(self) -> Json:
+        """What is sent to create it."""
+
+    def request(self, compute: Compute) -> Any:
+        where = {"project": self.spec.project, self.parameter: self.id, **self.place}
+        return self.api(compute).get(**where)
+
+    def create(self, compute: Compute) -> None:
+        method = self.api(compute).insert
+        compute.change(method, f"create {self.name}", body=self.body(), **self.place)
+
+    def call(self, compute: Compute, method: str, **arguments: Any) -> None:
+        """Change what exists by one method, to the end of its operation."""
+        where = {self.parameter: self.id, **self.place}
+        change = getattr(self.api(compute), method)
+        compute.change(change, f"{method} of {self.name}", **where, **arguments)
+
+    def api(self, compute: Compute) -> Any:
+        return getattr(compute.service, self.collection)()
+
+    @property
+    def marker(self) -> str:
+        """The description of what is ours and can have no labels."""
+        return f"{OWNER_LABEL}:{self.spec.name}"
+
+    def owned(self, body: Json, *, lent: bool = False) -> None:
+        """Refuse what another made, unless the spec says by name to use it (``lent``)."""
+        if body.get("description") != self.marker and not lent:
+            raise NotOurs(self.name, f"{self.marker} in its description")
+
+    def untouched(self, body: Json, changes: tuple[Change, ...]) -> None:
+        """Refuse to change what another made."""
+        if body.get("description") != self.marker:
+            differs = "; ".join(map(str, changes))
+            raise Final(
+                f"{self.name} was not made here, so it is not changed here: {differs}.",
+                repair="Change it by hand, change the spec, or name another one in the spec.",
+            )
+
+
+class ZonalKind(ComputeKind):
+    """A kind that lies in the zone and carries our label."""
+
+    @property
+    def id(self) -> str:
+        return self.spec.name
+
+    @property
+    def place(self) -> dict[str, str]:
+        return {"zone": self.spec.zone}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {**self.spec.machine.labels, OWNER_LABEL: self.spec.name}
+
+    def fetch(self, compute: Compute) -> Json | None:
+        return super().fetch(compute) or self._elsewhere(compute)
+
+    def _elsewhere(self, compute: Compute) -> Json | None:
+        """Ours in another zone: names are unique within a zone only."""
+        query = {"project": self.spec.project, "filter": f"name = {self.id}"}
+        answer = compute.read(self.api(compute).aggregatedList(**query)) or {}
+        places = answer.get("items", {}).values()
+        found: list[Json] = [body for place in places for body in place.get(self.collection, ())]
+        return next((body for body in found if self._carries(body)), None)
+
+    def owned(self, body: Json, *, lent: bool = False) -> None:
+        if not (lent or self._carries(body)):
+            raise NotOurs(self.name, f"{OWNER_LABEL}={self.spec.name}")
+
+    def _carries(self, body: Json) -> bool:
+        return bool(body.get("labels", {}).get(OWNER_LABEL) == self.spec.name)

@@ -1,0 +1,79 @@
+"""A resource on a machine: three pure answers, and the adapter that runs them.
+
+``probe`` is a command that changes nothing, ``parse`` turns its result into a state, ``commands``
+closes a gap. All probes of a stage travel in one round trip, equal ones once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from blocks.shell import Command, Result, Shell, check
+from flows.reconcile import Batch, Change, Resource, State
+
+
+class MachineKind(Protocol):
+    """What a thing on a machine is."""
+
+    @property
+    def name(self) -> str: ...
+    def desired(self) -> State: ...
+    def probe(self) -> Command: ...
+
+    def parse(self, result: Result) -> State | None:
+        """The state; None when it does not exist. Raises CommandFailed when it cannot be told."""
+        ...
+
+    def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]: ...
+
+
+@dataclass(frozen=True)
+class OnMachine:
+    """A kind, on a machine that a shell reaches."""
+
+    kind: MachineKind
+    shell: Shell
+    batch: Batch[MachineKind]
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    def desired(self) -> State:
+        return self.kind.desired()
+
+    def read(self) -> State | None:
+        return self.batch.state(self.kind)
+
+    def apply(self, changes: tuple[Change, ...]) -> None:
+        commands = self.kind.commands(changes)
+        self.batch.forget()  # also when a command fails: those before it have done their work
+        for command, result in zip(commands, self.shell.run(commands), strict=False):
+            check(command, result)
+
+
+def on_machine(kinds: Sequence[MachineKind], shell: Shell) -> list[Resource]:
+    """Resources that share their round trips."""
+
+    def read(wanted: Sequence[MachineKind]) -> list[State | Exception | None]:
+        probes = [kind.probe() for kind in wanted]
+        distinct = list(dict.fromkeys(probes))
+        results = dict(zip(distinct, shell.run(distinct, together=True), strict=True))
+        return [_parsed(kind, results[probe]) for kind, probe in zip(wanted, probes, strict=True)]
+
+    batch = Batch(kinds, read)
+    return [OnMachine(kind, shell, batch) for kind in kinds]
+
+
+def _parsed(kind: MachineKind, result: Result) -> State | Exception | None:
+    try:
+        return kind.parse(result)
+    except Exception as error:  # noqa: BLE001 - whatever it is, only this kind could not be read
+        return error
+
+
+def pairs(output: str) -> dict[str, str]:
+    """Lines of ``name=value``."""
+    return dict(line.partition("=")[::2] for line in output.splitlines() if "=" in line)
