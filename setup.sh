@@ -3,7 +3,8 @@
 # Everywhere else it says what the rehearsal will lack and leaves the machine alone.
 set -euo pipefail
 
-needed=(mmdebstrap systemd-container nftables slirp4netns iproute2 e2fsprogs openssh-client ca-certificates)
+needed=(mmdebstrap systemd-container nftables slirp4netns iproute2 e2fsprogs openssh-client ca-certificates
+    chromium fonts-liberation) # a browser that looks at the UI
 
 # uv comes from a virtual environment, which Debian's Python cannot make without python3-venv.
 if ! command -v uv >/dev/null && [ ! -x .uv/bin/uv ] && ! python3 -c 'import ensurepip' 2>/dev/null; then

@@ -1,9 +1,8 @@
 """What runs on the machine: commands from stdin as JSON, their results to stdout as JSON.
 
-Sent whole as an argument of ``python3 -c``: standard library only, Python 3.9 on, and no secret in
-it. Request: {"together": bool, "commands": [{"argv", "stdin", "seconds", "cwd"}]}; answer: a list of
-{"code", "stdout", "stderr"}, in order. One after the other, it ends at the first that fails; its
-result is then the last one. ``code`` is 124 when ``seconds`` have passed, 127 when there is no such
+Sent whole, before the request: standard library only, Python 3.9 on. Request: {"together": bool,
+"commands": [{"argv", "stdin", "seconds", "cwd"}]}; answer: a list of {"code", "stdout", "stderr"},
+in order. One after the other, it ends at the first that fails; its result is then the last one. ``code`` is 124 when ``seconds`` have passed, 127 when there is no such
 command, and negative after a signal.
 """
 

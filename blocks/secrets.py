@@ -60,7 +60,7 @@ def _read(ref: SecretRef, check: Callable[[str], str]) -> str:
         raise Final(f"{ref.kind} block {ref.block}: {error}.", repair=repair) from None
 
 
-def _load(kind: type[B], name: str, repair: str) -> B:
+def load_block(kind: type[B], name: str, repair: str) -> B:
     """A block. ``repair``: how to make it where it does not exist."""
     what = f"{kind.get_block_type_name()} block {name}"
     try:
@@ -73,7 +73,7 @@ def _load(kind: type[B], name: str, repair: str) -> B:
 
 def _from_prefect(name: str) -> tuple[str, str]:
     """The value of a Secret block, and how to repair it."""
-    value = _load(
+    value = load_block(
         Secret, name, f"Make it in the UI: Blocks, +, Secret, with the name {name}."
     ).get()
     text = value if isinstance(value, str) else ""  # JSON is taken apart; no check accepts ""
@@ -87,7 +87,7 @@ def _from_google(name: str) -> tuple[str, str]:
     from prefect_gcp.secret_manager import GcpSecret
 
     try:
-        block = _load(GcpSecret, name, "Make it: python -m blocks")
+        block = load_block(GcpSecret, name, "Make it: python -m blocks")
         value: bytes = block.read_secret()  # type: ignore[assignment] # as above
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         raise _unread(name, error) from error

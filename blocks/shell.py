@@ -85,7 +85,8 @@ class LocalShell:
         return _round_trip([sys.executable, *RUNNER], commands, together, os.environ)
 
 
-RUNNER = ("-I", "-c", inspect.getsource(runner))
+RUNNER = ("-I", "-c", "import json, sys; exec(json.loads(sys.stdin.readline()))")
+"""Runs its first line of stdin: short, for sudo writes every argument to the machine's journal."""
 
 
 @dataclass
@@ -275,11 +276,12 @@ def _round_trip(
     seconds = (max(times, default=0) if together else sum(times)) + OVERHEAD
     request = {"together": together, "commands": [vars(command) for command in commands]}
     with tempfile.TemporaryFile() as stdin, tempfile.NamedTemporaryFile() as stderr:
-        stdin.write(json.dumps(request).encode())
+        for line in (inspect.getsource(runner), request):
+            stdin.write(f"{json.dumps(line)}\n".encode())
         stdin.seek(0)
-        line = shlex.join(["timeout", "--kill-after=5", f"{seconds:.0f}", *argv])
+        timed = shlex.join(["timeout", "--kill-after=5", f"{seconds:.0f}", *argv])
         # Outside the run's context: its log is for what happens, not for every round trip.
-        code, output = Context().run(_operate, f"exec {line} 2>{stderr.name}", stdin, dict(env))
+        code, output = Context().run(_operate, f"exec {timed} 2>{stderr.name}", stdin, dict(env))
         said = stderr.read().decode(errors="replace").strip()[-STDERR_CHARACTERS:]
     if code in (LOST, OUT_OF_TIME):
         raise Unreachable(f"the connection was lost: {said or f'no answer in {seconds:.0f} s'}.")

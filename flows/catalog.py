@@ -128,6 +128,7 @@ class Server:
             "server.api.host": "0.0.0.0",  # noqa: S104 - the firewall says who reaches it
             "server.api.port": server.port,
             "server.ui.api_url": server.ui_api_url,
+            "server.ui.static_directory": f"{SERVER}/ui",
             "server.database.migrate_on_start": True,
             "server.database.sqlalchemy.connect_args.application_name": self.spec.name,
             "server.events.retention_period": f"P{server.events_days}D",
@@ -145,6 +146,7 @@ class Server:
         server = self.spec.server
         return _template(
             "server.toml",
+            directory=SERVER,
             name=_quoted(self.spec.name),
             port=server.port,
             auth_string=_quoted(self.secrets.auth_string),

@@ -16,10 +16,10 @@ from prefect.runtime import flow_run
 
 from blocks.compute import Compute
 from blocks.iap import IapTarget
-from blocks.secrets import Secrets
+from blocks.secrets import Secrets, load_block
 from blocks.shell import Command, Result, SshShell
 from blocks.target import ServerTarget
-from flows.errors import Final, Unreachable
+from flows.errors import Unreachable
 from flows.spec import ServerSpec
 
 PATIENCE, IMPATIENCE = 180.0, 20.0
@@ -103,15 +103,7 @@ class Reach:
 
 def reached(block: str) -> ServerTarget:
     """The ServerTarget block of that name. Raises Final."""
-    try:
-        target = ServerTarget.load(block)
-    except ValueError as error:
-        raise Final(
-            f"There is no ServerTarget block named {block}.",
-            repair="Save one: uv run python -m blocks (or in the UI, under Blocks).",
-        ) from error
-    assert isinstance(target, ServerTarget)  # noqa: S101 - what a sync caller gets
-    return target
+    return load_block(ServerTarget, block, "Save one: uv run python -m blocks")
 
 
 def this_run() -> UUID:

@@ -62,15 +62,15 @@ class Process:
             time.sleep(0.005)
         return process
 
-    def finish(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for what ``start`` returned to end well."""
+    def finish(self, process: subprocess.Popen[bytes], what: str) -> None:
+        """Wait for what ``start`` returned to end well; errors call it ``what``."""
         try:
             code = process.wait(FINISH_SECONDS)
         except subprocess.TimeoutExpired:
             self._group.end()
-            raise self.failed(f"{self.name} did not end in {FINISH_SECONDS:.0f} s") from None
+            raise self.failed(f"{what} did not end in {FINISH_SECONDS:.0f} s") from None
         if code:
-            raise self.failed(f"{self.name} ended with exit code {code}")
+            raise self.failed(f"{what} ended with exit code {code}")
 
     def running(self) -> bool:
         return self._pid.exists() and int(self._pid.read_text()) in self._group.processes()
@@ -209,7 +209,8 @@ def _make_template(environment: Mapping[str, str]) -> None:
     migration = Process("migration")
     command = ("prefect", "server", "database", "upgrade", "--yes")
     with err.status("preparing the laptop's Prefect database, once: about 10 seconds"):
-        migration.finish(migration.start(*command, environment=environment))
+        process = migration.start(*command, environment=environment)
+        migration.finish(process, " ".join(command))
     TEMPLATE.parent.mkdir(parents=True, exist_ok=True)
     part = TEMPLATE.with_suffix(".part")
     shutil.copy(HOME / TEMPLATE.name, part)

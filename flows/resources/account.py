@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.compute import SLOW_PAUSE, Compute, DeadlinePassed, Json
+from blocks.compute import Compute, DeadlinePassed, Json
 from flows.errors import Final
 from flows.reconcile import Change, State
 from flows.resources.kind import Kind
 
 DEFAULT = "prefect-vm"
-IN_A_ROW, LOOKS = 3, 24
+IN_A_ROW, LOOKS, PAUSE = 3, 120, 1.0
 """A new account comes and goes for a while: it is there once it was seen so often in a row."""
 
 
@@ -48,7 +48,7 @@ class Account(Kind):
             seen = seen + 1 if self.fetch(compute) else 0
             if seen == IN_A_ROW:
                 return
-            compute.sleep(SLOW_PAUSE)
+            compute.sleep(PAUSE)
         raise DeadlinePassed(
             f"{self.name} was made, but cannot be read.", repair="Run again in a minute."
         )

@@ -18,7 +18,7 @@ SCOPES = tuple(
     f"https://www.googleapis.com/auth/{s}" for s in ("logging.write", "monitoring.write")
 )
 """Logs and metrics: the machine asks Google for nothing else."""
-SCHEDULING = {"automaticRestart": True, "onHostMaintenance": "MIGRATE"}
+SCHEDULING: dict[str, Value] = {"automaticRestart": True, "onHostMaintenance": "MIGRATE"}
 SHIELDED = {"enableSecureBoot": True, "enableVtpm": True, "enableIntegrityMonitoring": True}
 AT_REST = ("RUNNING", "TERMINATED", "STOPPED", "SUSPENDED")
 """What an instance stays in; everything else is on the way to one of these."""

@@ -113,7 +113,7 @@ class ComputeKind(Kind):
     parameter: ClassVar[str]
 
     @property
-    def place(self) -> dict[str, str]:
+    def place(self) -> dict[str, Any]:
         """Region or zone; nothing when it is global."""
         return {}
 
@@ -131,7 +131,7 @@ class ComputeKind(Kind):
 
     def call(self, compute: Compute, method: str, **arguments: Any) -> None:
         """Change what exists by one method, to the end of its operation."""
-        where = {self.parameter: self.id, **self.place}
+        where: dict[str, Any] = {self.parameter: self.id, **self.place}
         change = getattr(self.api(compute), method)
         compute.change(change, f"{method} of {self.name}", **where, **arguments)
 
@@ -166,7 +166,7 @@ class ZonalKind(ComputeKind):
         return self.spec.name
 
     @property
-    def place(self) -> dict[str, str]:
+    def place(self) -> dict[str, Any]:
         return {"zone": self.spec.zone}
 
     @property

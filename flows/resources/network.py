@@ -64,7 +64,7 @@ class Network(ComputeKind):
 
 class _Regional(ComputeKind):
     @property
-    def place(self) -> dict[str, str]:
+    def place(self) -> dict[str, Any]:
         return {"region": self.spec.region}
 
 

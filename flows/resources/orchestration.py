@@ -46,6 +46,7 @@ class Answers:
             "version": self.version,
             "without auth string": 401,
             "with auth string": 200,
+            "UI": 200,
             "UI's API URL": self.settings["server.ui.api_url"],
             **self.settings,
         }
@@ -55,13 +56,15 @@ class Answers:
         base = str(client.api_url).rstrip("/")
         with httpx.Client(timeout=30) as stranger:
             refused = stranger.get(f"{base}/admin/version").status_code
-            ui = stranger.get(f"{base.removesuffix('/api')}/ui-settings").json()["api_url"]
+            page = stranger.get(root := base.removesuffix("api"), follow_redirects=True).status_code
+            ui = stranger.get(f"{root}ui-settings").json()["api_url"]
         answer = client._client.get("/admin/settings")
         effective = answer.json()
         return {
             "version": client.api_version(),
             "without auth string": refused,
             "with auth string": answer.status_code,
+            "UI": page,
             "UI's API URL": ui,
             **{path: _at(effective, path) for path in self.settings},
         }

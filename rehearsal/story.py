@@ -1,0 +1,143 @@
+"""The story of a rehearsal: save blocks, deploy, bootstrap, and look at the new server.
+
+A laptop's Prefect deploys the checkout, its worker bootstraps the server ``prefect-1``, the server
+checks itself on schedule, and a drift check finds nothing. Everything is left running, so that both
+UIs can be opened. Importing this loads Prefect: see ``follow``.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType, TaskRun
+from rich.markup import escape
+
+from rehearsal import follow, laptop
+from rehearsal.config import SERVER_PORT
+from rehearsal.control import Failed, err
+from rehearsal.errors import Json
+from rehearsal.laptop import SERVER, TUNNEL, WORKER, Process
+from rehearsal.seed import seed
+
+NAME = "prefect-1"
+BOOTSTRAP, DRIFT, HEALTH = f"bootstrap-server/{NAME}", f"check-drift/{NAME}", f"check-health/{NAME}"
+BOOTSTRAP_SECONDS, DRIFT_SECONDS, HEALTH_SECONDS, TUNNEL_SECONDS = 600.0, 120.0, 180.0, 60.0
+
+
+def tell(url: str, checkout: Path) -> Json:
+    """Rehearse what ``checkout`` deploys with the laptop's Prefect at ``url``; what came of it.
+
+    Raises Failed at the first thing that is not as it should be.
+    """
+    began = time.monotonic()
+    with SyncPrefectClient(f"{url}/api") as client:
+        auth = _prepare(client, checkout)
+        prepared = time.monotonic()
+        err.print(f"blocks, deployments and secrets are made ({prepared - began:.1f} s)")
+        run = follow.start(client, BOOTSTRAP)
+        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS)
+        seconds = time.monotonic() - prepared
+        rows = follow.table(client, f"{NAME}-resources", run)
+        drift = follow.start(client, DRIFT)  # beside what follows: both only look
+        server = _reach(checkout)
+        with (
+            err.status("waiting for the new server's first scheduled check of itself"),
+            SyncPrefectClient(f"{server}/api", auth_string=auth) as there,
+        ):
+            health = follow.scheduled(there, HEALTH, HEALTH_SECONDS)
+        err.print(f"the new server has checked itself on schedule: {health.name}")
+        return {
+            "bootstrap": {
+                "state": state,
+                "seconds": round(seconds, 1),
+                "resources": [_resource(row) for row in rows],
+            },
+            "self_check": {"state": health.name, "scheduled": True},
+            "drift": {"state": _follow(client, drift, DRIFT, DRIFT_SECONDS)},
+            "urls": {"laptop": url, "server": server},
+        }
+
+
+def _prepare(client: SyncPrefectClient, checkout: Path) -> str:
+    """Worker, blocks, deployments and secrets, side by side. Returns the new server's auth string."""
+    if not WORKER.running():
+        follow.open_pool(client, "laptop")
+        worker = ("prefect", "worker", "start", "--pool", "laptop", "--type", "process")
+        WORKER.start(*worker, cwd=checkout)
+    with err.status("saving the blocks and deploying the flows"):
+        commands = {
+            Process("blocks"): ("python", "-m", "blocks"),
+            Process("deploy"): ("prefect", "deploy", "--all"),
+        }
+        started = {one: one.start(*argv, cwd=checkout) for one, argv in commands.items()}
+        auth = seed()
+        for one, process in started.items():
+            one.finish(process, " ".join(commands[one]))
+    return auth
+
+
+def _follow(client: SyncPrefectClient, run: UUID, deployment: str, seconds: float) -> str:
+    """The name of the state the run completed with; its steps are shown as they end."""
+    shown: set[UUID] = set()
+    with err.status(deployment) as status:
+
+        def show(tasks: list[TaskRun]) -> None:
+            ended = [task for task in tasks if task.end_time and task.id not in shown]
+            for task in sorted(ended, key=lambda task: str(task.end_time)):
+                shown.add(task.id)
+                _line(task)
+            now = [task.name for task in tasks if task.state_type == StateType.RUNNING]
+            status.update(escape(f"{deployment}: {', '.join(now) or 'waiting'}"))
+            if not WORKER.running():
+                raise WORKER.failed(f"the laptop's worker ended during {deployment}")
+
+        flow_run = follow.follow(client, run, seconds, show)
+    state = flow_run.state
+    if state is None or not state.is_final():
+        words = follow.said(state) if state else "no state"
+        ended = f"did not end in {seconds:.0f} s ({words})"
+    elif state.is_completed():
+        return str(state.name)
+    else:
+        ended = f"ended {follow.said(state)}"
+    where = f"{SERVER.url.read_text()}/runs/flow-run/{run}"
+    raise Failed(f"{deployment} {ended}: see its logs at {where} or in {WORKER.log}")
+
+
+def _line(task: TaskRun) -> None:
+    """``cloud    network prefect-1-net  1.2 s``"""
+    stage, _, resource = task.name.partition(": ")
+    word = "" if task.state_type == StateType.COMPLETED else f"  [red]{task.state_name}[/]"
+    seconds = task.total_run_time.total_seconds()
+    err.print(f"  {escape(stage):9} {escape(resource)}  {seconds:.1f} s{word}", soft_wrap=True)
+
+
+def _resource(row: Json) -> Json:
+    """A row of the bootstrap's table, as the report has it."""
+    return {
+        "stage": row["stage"],
+        "name": row["resource"],
+        "outcome": row["outcome"],
+        "changes": row["changed"],
+        "seconds": row["seconds"],
+    }
+
+
+def _reach(checkout: Path) -> str:
+    """The new server's URL on loopback, through a tunnel that stays open."""
+    if TUNNEL.running() and TUNNEL.url.exists() and laptop.answers(TUNNEL.url.read_text()):
+        return TUNNEL.url.read_text()
+    TUNNEL.end()
+    url = f"http://127.0.0.1:{(port := laptop.free_port(SERVER_PORT))}"
+    connect = ("python", "-m", "flows.connect", "--server", NAME, "--port", str(port))
+    TUNNEL.start(*connect, cwd=checkout)
+    deadline = time.monotonic() + TUNNEL_SECONDS
+    while url not in TUNNEL.log.read_text(errors="replace") or not laptop.answers(url):
+        if not TUNNEL.running() or time.monotonic() > deadline:
+            raise TUNNEL.failed(f"{' '.join(connect)} did not reach the new server")
+        time.sleep(0.1)
+    TUNNEL.url.write_text(url)
+    return url
