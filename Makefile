@@ -44,6 +44,17 @@ requirements: $(UV)  ## lock again, after a change in pyproject.toml
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
 		--quiet --output-file $(or $(OUT),requirements.txt)
 
+.PHONY: lock
+lock: $(UV)  ## lock what a server installs: PROGRAM=prefect VERSION=3.8.8, or PROGRAM=uv
+	@test -n "$(LOCKED_$(PROGRAM))" -a -n "$(VERSION)" || { echo "make lock PROGRAM=prefect|uv VERSION=N.N.N"; exit 2; }
+	@printf '%s\n' $(LOCKED_$(PROGRAM)) | $(UV) pip compile - --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_36 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--no-header --no-annotate --quiet --output-file $(or $(OUT),flows/locks/$(PROGRAM)-$(VERSION).txt)
+# The newest prefect-shell that fits, and the bounds that pyproject.toml explains.
+LOCKED_prefect = prefect==$(VERSION) prefect-shell $(BOUNDS)
+BOUNDS = $(shell sed -nE "s/^ *\"((fastapi|sqlalchemy)<[^\"]*)\",.*/'\1'/p" pyproject.toml)
+LOCKED_uv = uv==$(VERSION)
+
 # How setup does it
 
 .PHONY: packages

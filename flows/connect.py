@@ -1,6 +1,6 @@
 """Open a tunnel to a server and leave it open until Ctrl-C.
 
-    python -m flows.connect --server prefect-1 [--port 4200]
+    python -m flows.connect --server prefect-1 [--port 4201]
 
 The spec is that of the deployment ``bootstrap-server/<server>`` on the laptop's Prefect server.
 """
@@ -20,12 +20,14 @@ from flows.errors import BootstrapError
 from flows.reach import Reach, reached
 from flows.spec import ServerSpec
 
+PORT = 4201  # 4200 is where the laptop's own server is
+
 
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser("python -m flows.connect", description=__doc__)
     parser.add_argument("--server", required=True, help="its name, such as prefect-1")
-    parser.add_argument("--port", type=int, default=4200, help="of this machine (default 4200)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"of this machine (default {PORT})")
     args = parser.parse_args()
     deployment = f"bootstrap-server/{args.server}"
     try:

@@ -6,11 +6,9 @@ not be checked: that is never green.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import tomllib
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +18,9 @@ from prefect.client.schemas.objects import WorkerStatus
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
-from flows.probes.database import installed_revisions, look
+from blocks.shell import LocalShell
+from flows.reconcile import diff
+from flows.resources.postgres import Schema
 
 DISK_FREE = 0.1
 """The share of a disk that has to be free."""
@@ -53,14 +53,11 @@ def check_api(port: int) -> str:
 @task(name="database", task_run_name="database revision")
 def check_database(directory: str) -> str:
     """The schema is at the head of the installed Prefect, with no invalid index."""
-    configuration = tomllib.loads((Path(directory) / "prefect.toml").read_text())
-    url = configuration["server"]["database"]["connection_url"]
-    seen = asyncio.run(look(url, installed_revisions()))
-    if seen["revision"] != "head":
-        raise Unhealthy(f"the schema is {seen['revision']}: {seen['current']}, head {seen['head']}")
-    if seen["invalid_indexes"]:
-        raise Unhealthy(f"invalid indexes: {', '.join(seen['invalid_indexes'])}")
-    return f"at head, {seen['head']}"
+    schema = Schema(sys.executable, directory, user="", prefect_home=directory)
+    [result] = LocalShell().run([schema.probe()])
+    if changes := diff(schema.desired(), schema.parse(result)):
+        raise Unhealthy("; ".join(map(str, changes)))
+    return "at head"
 
 
 @task(name="worker", task_run_name="worker")

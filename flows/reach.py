@@ -103,7 +103,7 @@ class Reach:
 
 def reached(block: str) -> ServerTarget:
     """The ServerTarget block of that name. Raises Final."""
-    return load_block(ServerTarget, block, "Save one: uv run python -m blocks")
+    return load_block(ServerTarget, block, "Save one: python -m blocks")
 
 
 def this_run() -> UUID:

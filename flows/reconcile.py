@@ -108,21 +108,31 @@ class Batch(Generic[K]):
 
     ``read`` answers for each thing with its state, None when it does not exist, or the error that
     kept it from being read, which only the thing itself then raises. A change forgets what it may
-    have touched; then what is not yet behind us is read again, at once.
+    have touched; from then on the next thing is read with what follows it in its own group only,
+    for a later group may well change again.
     """
 
     def __init__(
-        self, things: Sequence[K], read: Callable[[Sequence[K]], Sequence[State | Exception | None]]
+        self,
+        groups: Sequence[Sequence[K]],
+        read: Callable[[Sequence[K]], Sequence[State | Exception | None]],
     ) -> None:
-        self._things, self._read = list(things), read
+        self._things = [(number, thing) for number, group in enumerate(groups) for thing in group]
+        self._read = read
         self._known: dict[int, State | Exception | None] = {}
+        self._changed = False
 
     def state(self, thing: K) -> State | None:
         """The state of one thing. Raises what kept it from being read; the next call tries again."""
-        index = self._things.index(thing)
+        index = self._index(thing)
         if index not in self._known:
-            wanted = [i for i in range(index, len(self._things)) if i not in self._known]
-            answers = self._read([self._things[i] for i in wanted])
+            wanted = {
+                i: other
+                for i, (group, other) in enumerate(self._things)
+                if i >= index and i not in self._known
+                if group == self._things[index][0] or not self._changed
+            }
+            answers = self._read(list(wanted.values()))
             self._known |= dict(zip(wanted, answers, strict=True))
         answer = self._known[index]
         if isinstance(answer, Exception):
@@ -131,8 +141,12 @@ class Batch(Generic[K]):
         return answer
 
     def forget(self, thing: K | None = None) -> None:
-        """Read again: one thing, or all of them."""
+        """Read again after a change: one thing, or all of them."""
+        self._changed = True
         if thing is None:
             self._known.clear()
         else:
-            self._known.pop(self._things.index(thing), None)
+            self._known.pop(self._index(thing), None)
+
+    def _index(self, thing: K) -> int:
+        return next(i for i, (_, other) in enumerate(self._things) if other == thing)

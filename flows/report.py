@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,13 @@ from prefect.artifacts import (
 )
 from prefect.states import Completed, Failed
 
+from flows.connect import PORT
 from flows.reconcile import Outcome
 from flows.spec import ServerSpec
 from flows.stages import Done, Step
+
+PROGRESS_SECONDS = 2.0
+"""Between two updates: a rerun is through in that time, and need not write to the laptop's server."""
 
 
 def rows(todo: Sequence[Step], done: Sequence[Done], redact: Any) -> list[dict[str, Any]]:
@@ -58,12 +63,14 @@ class Progress:
     """An artifact that shows how far a run is."""
 
     def __init__(self, spec: ServerSpec, steps: int) -> None:
-        self._steps = steps
+        self._steps, self._said = steps, time.monotonic()
         self._id: Any = create_progress_artifact(0.0, key=f"{spec.name}-progress")
 
     def advance(self, done: int) -> None:
         """So many steps are done."""
-        update_progress_artifact(self._id, 100 * done / self._steps)
+        if done == self._steps or time.monotonic() - self._said >= PROGRESS_SECONDS:
+            update_progress_artifact(self._id, 100 * done / self._steps)
+            self._said = time.monotonic()
 
 
 def connect(spec: ServerSpec) -> None:
@@ -73,7 +80,7 @@ def connect(spec: ServerSpec) -> None:
 
 def page(spec: ServerSpec) -> str:
     """The page ``connect`` shows, in Markdown."""
-    port, name = spec.server.port, spec.name
+    port, name = PORT, spec.name
     block = spec.auth_secret.block
     return f"""\
 # {name}
@@ -81,7 +88,7 @@ def page(spec: ServerSpec) -> str:
 It has no external address. Open a tunnel to it, through IAP, and leave it open:
 
 ```sh
-uv run python -m flows.connect --server {name} --port {port}
+python -m flows.connect --server {name}
 ```
 
 | | |
@@ -89,7 +96,7 @@ uv run python -m flows.connect --server {name} --port {port}
 | UI | <http://127.0.0.1:{port}> (it asks for the auth string) |
 | API | `http://127.0.0.1:{port}/api` |
 | auth string | in the block `{block}` ({spec.auth_secret.kind}) |
-| from its network | `http://{name}:{port}/api`, from {", ".join(spec.network.clients or (spec.network.cidr,))} |
+| from its network | `http://{name}:{spec.server.port}/api`, from {", ".join(spec.network.clients or (spec.network.cidr,))} |
 
 A profile for the command line:
 

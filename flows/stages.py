@@ -49,7 +49,7 @@ class Done:
 def steps(server: Server, reach: Reach) -> list[Step]:
     """Everything that the server is made of, in order."""
     machine, database, services = server.machine(), server.database(), server.services()
-    there = on_machine([*machine, *database, *services], reach)
+    there = on_machine(reach, machine, database, services)
     on, beside = len(machine), len(machine) + len(database)
     running, worker = there[beside:]
     answers, pool, *rest = server.prefect(reach.api)

@@ -42,6 +42,7 @@ def tell(url: str, checkout: Path) -> Json:
         seconds = time.monotonic() - prepared
         rows = follow.table(client, f"{NAME}-resources", run)
         drift = follow.start(client, DRIFT)  # beside what follows: both only look
+        err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
         server = _reach(checkout)
         with (
             err.status("waiting for the new server's first scheduled check of itself"),

@@ -10,7 +10,7 @@ from flows.reconcile import Change, State
 from flows.resources.kind import Kind
 
 DEFAULT = "prefect-vm"
-IN_A_ROW, LOOKS, PAUSE = 3, 120, 1.0
+IN_A_ROW, LOOKS, PAUSE = 3, 240, 0.5
 """A new account comes and goes for a while: it is there once it was seen so often in a row."""
 
 

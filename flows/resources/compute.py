@@ -55,7 +55,7 @@ def bound(kinds: Sequence[Kind], connect: Callable[[], Compute]) -> list[Resourc
         except BootstrapError as error:
             return error
 
-    batch = Batch(kinds, lambda wanted: list(pool.map(read, wanted)))
+    batch = Batch([kinds], lambda wanted: list(pool.map(read, wanted)))
     return [_Bound(kind, batch, client) for kind in kinds]
 
 

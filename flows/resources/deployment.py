@@ -30,7 +30,7 @@ from flows.errors import Final
 from flows.reconcile import Change, State
 from flows.resources.orchestration import POLL_SECONDS, Api
 
-SOON = timedelta(seconds=10)
+SOON = timedelta(seconds=6)
 """From registration to the first scheduled run: a whole interval would be long to wait for."""
 CHECK_SECONDS = 180.0
 

@@ -75,15 +75,16 @@ class _Postgres:
     directory: str
     """The server's working directory, where its ``prefect.toml`` is."""
     user: str
-    """Whom the server runs as."""
+    """Whom the server runs as; empty: who we are."""
 
     def probe(self) -> Command:
         return self._program(inspect.getsource(database))
 
     def _program(self, source: str, *args: str, seconds: float = 60) -> Command:
         """``source`` by the server's Python, as the server's user, where the server runs."""
-        python = ("runuser", "-u", self.user, "--", self.python, "-I", "-")
-        return Command((*python, self.directory, *args), source, seconds, self.directory)
+        as_user = ("runuser", "-u", self.user, "--") if self.user else ()
+        argv = (*as_user, self.python, "-I", "-", self.directory, *args)
+        return Command(argv, source, seconds, self.directory)
 
     def _found(self, result: Result) -> dict[str, Any]:
         if result.code:

@@ -27,15 +27,25 @@ AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """The machine's own list, also for uv, which brings one of its own."""
 NO_COMMAND = 127
 OURS = "prefect-bootstrap"
-# The tool's files are the worker's, whose hashes were verified. Links between them make this quick.
+# With the pip that python3-venv has: to install it first takes longer than to install uv.
+PIP = """
+pip=$(echo /usr/share/python-wheels/pip-*.whl)
+exec "$1" "$pip/pip" --quiet --disable-pip-version-check install \\
+    --timeout 20 --retries 3 --require-hashes --requirement /dev/stdin
+"""
+# The tool's files are the worker's, whose hashes were verified. So its compiled files can be, too.
 SAME = """
-cd "$1" && diff --recursive --brief --exclude=__pycache__ --exclude=RECORD \\
-    tools/prefect/lib/python3*/site-packages worker/lib/python3*/site-packages >&2
+set -e
+cd "$1"
+worker=$(echo worker/lib/python3*/site-packages) tool=$(echo tools/prefect/lib/python3*/site-packages)
+diff --recursive --brief --exclude=__pycache__ --exclude=RECORD "$tool" "$worker" >&2
+cp --archive --link --no-clobber "$worker/." "$tool"
 """
 SMOKE = """
 set -e
-"$1/bin/prefect" version > /dev/null
+"$1/bin/prefect" version > /dev/null &
 "$1/tools/prefect/bin/python" -c 'import prefect.server.api.server'
+wait $!
 date +%s.%N > "$1/proven"
 """
 INSTALL = 600.0
@@ -75,11 +85,12 @@ class Uv:
         return {"version": (check(self.probe(), result).stdout.split() or ["", ""])[1]}
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
-        pip = (f"{self.path}/bin/pip", "install", "--quiet", "--disable-pip-version-check")
-        bounded = ("--timeout", "20", "--retries", "3", "--require-hashes")
+        new = (INTERPRETER, "-m", "venv", "--clear", "--without-pip", self.path)
         return [
-            Command((INTERPRETER, "-m", "venv", "--clear", self.path), seconds=120),
-            Command((*pip, *bounded, "--requirement", "/dev/stdin"), self.lock, seconds=INSTALL),
+            Command(new, seconds=120),
+            Command(
+                ("sh", "-c", PIP, "pip", f"{self.path}/bin/python"), self.lock, seconds=INSTALL
+            ),
         ]
 
 
@@ -194,7 +205,7 @@ class Tool:
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
         place = self.place
-        make = ("tool", "install", "--force", "--no-build", "--compile-bytecode")
+        make = ("tool", "install", "--force", "--no-build")
         locked = ("--with-requirements", f"{place.root}/lock.txt", "--python", INTERPRETER)
         return [
             Command(("rm", "-rf", place.proven, f"{place.root}/tools")),

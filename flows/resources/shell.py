@@ -54,8 +54,8 @@ class OnMachine:
             check(command, result)
 
 
-def on_machine(kinds: Sequence[MachineKind], shell: Shell) -> list[Resource]:
-    """Resources that share their round trips."""
+def on_machine(shell: Shell, *groups: Sequence[MachineKind]) -> list[Resource]:
+    """Resources that share their round trips; what a group changes may matter to later ones."""
 
     def read(wanted: Sequence[MachineKind]) -> list[State | Exception | None]:
         probes = [kind.probe() for kind in wanted]
@@ -63,8 +63,8 @@ def on_machine(kinds: Sequence[MachineKind], shell: Shell) -> list[Resource]:
         results = dict(zip(distinct, shell.run(distinct, together=True), strict=True))
         return [_parsed(kind, results[probe]) for kind, probe in zip(wanted, probes, strict=True)]
 
-    batch = Batch(kinds, read)
-    return [OnMachine(kind, shell, batch) for kind in kinds]
+    batch = Batch(groups, read)
+    return [OnMachine(kind, shell, batch) for group in groups for kind in group]
 
 
 def _parsed(kind: MachineKind, result: Result) -> State | Exception | None:

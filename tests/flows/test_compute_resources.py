@@ -557,7 +557,7 @@ def test_a_new_account_is_waited_for(lab: Lab) -> None:
     lab.order("compute.instances.insert", reason="SERVICE_ACCOUNT_ACCESS_DENIED", count=2)
     lab.order("compute.instances.insert", count=1, **missing)
     lab.run()
-    assert lab.slept == [1.0] * 5 + [5.0, 10.0, 20.0]
+    assert lab.slept == [0.5] * 5 + [5.0, 10.0, 20.0]
     assert lab.run() == {}
 
 

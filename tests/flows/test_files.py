@@ -18,7 +18,7 @@ PREFECT = User("prefect", "/var/lib/prefect")
 
 
 def settle(kind: MachineKind, *, apply: bool = True) -> Outcome:
-    return reconcile(on_machine([kind], LocalShell())[0], apply=apply)
+    return reconcile(on_machine(LocalShell(), [kind])[0], apply=apply)
 
 
 def differs(kind: MachineKind) -> list[str]:
