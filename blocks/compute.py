@@ -21,11 +21,10 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from blocks.iap import SCOPE
 from flows.errors import BootstrapError
 
 if TYPE_CHECKING:
-    from prefect_gcp.credentials import GcpCredentials
+    from google.auth.credentials import Credentials
 
 Json = dict[str, Any]
 
@@ -105,16 +104,12 @@ class Compute:
     sleep: Callable[[float], None] = time.sleep
 
     @classmethod
-    def connect(cls, credentials: GcpCredentials, project: str, run: uuid.UUID) -> Compute:
-        """A client that acts as the block's account."""
-        from google.auth.credentials import with_scopes_if_required
+    def connect(cls, account: Credentials, project: str, run: uuid.UUID) -> Compute:
+        """A client that acts as the account."""
         from google_auth_httplib2 import AuthorizedHttp
         from googleapiclient.discovery import build
         from googleapiclient.http import build_http
 
-        account = with_scopes_if_required(  # type: ignore[no-untyped-call] # google-auth is half typed
-            credentials.get_credentials_from_service_account(), [SCOPE]
-        )
         http = AuthorizedHttp(account, http=build_http())
         return cls(project, build("compute", "v1", http=http, cache_discovery=False), run)
 

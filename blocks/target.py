@@ -82,32 +82,43 @@ class ServerTarget(Block):
 
     def compute(self, project: str, run: UUID) -> Compute:
         """A client of the Compute API, for one thread. ``run``: what request ids follow from."""
-        return Compute.connect(self.credentials, project, run)
+        return Compute.connect(self.account(), project, run)
+
+    def account(self) -> Credentials:
+        """The account, one for all clients, so that they share its token. Raises Final."""
+        if self._account is None:
+            try:
+                account = self.credentials.get_credentials_from_service_account()
+            except GoogleAuthError as error:
+                raise _refused(error) from error
+            # Application Default Credentials from a key file come without a scope.
+            self._account = with_scopes_if_required(account, [SCOPE])  # type: ignore[no-untyped-call] # google-auth is half typed
+        return self._account
 
     def token(self) -> str:
         """An OAuth access token for the IAP tunnel, valid for some minutes at least.
 
         Raises Unreachable when Google does not answer, Final when the credentials are refused.
         """
+        account = self.account()
         try:
-            if self._account is None:
-                account = self.credentials.get_credentials_from_service_account()
-                # Application Default Credentials from a key file come without a scope.
-                self._account = with_scopes_if_required(account, [SCOPE])  # type: ignore[no-untyped-call] # google-auth is half typed
-            if not self._account.valid:
-                self._account.refresh(Request())
+            if not account.valid:
+                account.refresh(Request())
         except GoogleAuthError as error:
-            if error.retryable or isinstance(error, TransportError):
-                raise Unreachable(
-                    f"Google gives no access token: {error}.",
-                    repair="Check that this machine reaches oauth2.googleapis.com.",
-                ) from error
-            raise Final(
-                f"Google gives no access token: {error}.",
-                repair="Check that the key in the block of the credentials still exists: "
-                "python -m blocks --key-file FILE puts in another.",
-            ) from error
-        return str(self._account.token)
+            raise _refused(error) from error
+        return str(account.token)
+
+
+def _refused(error: GoogleAuthError) -> Unreachable | Final:
+    """What an error of google-auth means."""
+    said = f"Google gives no access token: {error}."
+    if error.retryable or isinstance(error, TransportError):
+        return Unreachable(said, repair="Check that this machine reaches oauth2.googleapis.com.")
+    return Final(
+        said,
+        repair="Check that the key in the block of the credentials still exists: "
+        "python -m blocks --key-file FILE puts in another.",
+    )
 
 
 def new_ssh_key() -> SecretStr:

@@ -63,7 +63,6 @@ class Server:
     def machine(self) -> list[MachineKind]:
         """Debian, users, files and programs; nothing is started."""
         place, own = self.place, f"{USER}:{USER}"
-        reload = (("systemctl", "daemon-reload"),)
         journald = (("systemctl", "restart", "systemd-journald.service"),)
         return [
             Packages(("ca-certificates", "python3-venv")),
@@ -84,8 +83,8 @@ class Server:
             ),
             File(f"{SERVER}/prefect.toml", self._server_toml(), "600", own),
             File(f"{WORKER}/prefect.toml", self._worker_toml(), "600", own),
-            File(f"{UNITS}/prefect-server.service", self._unit("server", SERVER), then=reload),
-            File(f"{UNITS}/prefect-worker.service", self._unit("worker", WORKER), then=reload),
+            File(f"{UNITS}/prefect-server.service", self._unit("server", SERVER)),
+            File(f"{UNITS}/prefect-worker.service", self._unit("worker", WORKER)),
         ]
 
     def database(self) -> list[MachineKind]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rehearsal import config, control, host
 from rehearsal.control import Failed, ask, err, out, told
+from rehearsal.errors import Json
 from rehearsal.faults import KNOWN
 
 
@@ -92,10 +93,32 @@ def database(args: argparse.Namespace) -> None:
         told("POST", f"/database/{args.action}")
         return
     answer = told("GET", "/status")["database"]
-    leader = str(answer["leader"])
-    enter = ["nsenter", "--target", leader, "--mount", "--pid", "--uts", "--ipc", "--net"]
-    psql = ["runuser", "-u", "postgres", "--", "psql", answer["name"], *args.arguments]
-    os.execvp("nsenter", [*enter, "--", *psql])  # noqa: S606 - no shell is wanted
+    _inside(answer, ["runuser", "-u", "postgres", "--", "psql", answer["name"], *args.arguments])
+
+
+def root(args: argparse.Namespace) -> None:
+    found = [one for one in told("GET", "/status")["instances"] if one["name"] == args.instance]
+    if not found or not found[0]["leader"]:
+        raise Failed(f"there is no running instance {args.instance}: python -m rehearsal status")
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    _inside(found[0], command or ["bash", "--login"])
+
+
+def _inside(machine: Json, command: list[str]) -> None:
+    """Become a command in a machine's namespaces."""
+    leader = str(machine["leader"])
+    enter = [
+        "nsenter",
+        "--target",
+        leader,
+        "--mount",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--net",
+        "--wdns=/",
+    ]
+    os.execvp("nsenter", [*enter, "--", *command])  # noqa: S606 - no shell is wanted
 
 
 def fault(args: argparse.Namespace) -> None:
@@ -175,6 +198,9 @@ def parser() -> argparse.ArgumentParser:
     one = add("database", database, "stop, start or restart PostgreSQL, or open psql on it")
     one.add_argument("action", choices=["stop", "start", "restart", "psql"])
     one.add_argument("arguments", nargs=argparse.REMAINDER, help="for psql")
+    one = add("root", root, "open a root shell on an instance, or run a command there as root")
+    one.add_argument("instance", help="its name")
+    one.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD...")
     one = add("fault", fault, "make the next calls of a method fail or wait")
     one.epilog = (
         "Example: fault compute.instances.insert --operation ZONE_RESOURCE_POOL_EXHAUSTED. "

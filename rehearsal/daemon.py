@@ -260,6 +260,7 @@ class Daemon:
             "machine_type": short(instance["machineType"]),
             "namespace": machine.namespace if machine else None,
             "console": str(machine.console) if machine else None,
+            "leader": machine.leader if machine else None,
         }
 
 

@@ -143,7 +143,7 @@ class SelfCheck:
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         """Wait for the next run; start one where the schedule would take long."""
-        before = self._finished()
+        before = (old := self._finished()) and old.id
         found = self.deployment.found()
         if found and not any(
             due(schedule.schedule.anchor_date, schedule.schedule.interval) < 2 * SOON
@@ -154,7 +154,7 @@ class SelfCheck:
         deadline = time.monotonic() + CHECK_SECONDS
         while (state := self.read()) != self.desired():
             last = self._finished()
-            if last and last.state and not last.state.is_completed() and last != before:
+            if last and last.state and not last.state.is_completed() and last.id != before:
                 raise Final(
                     f"The self-check ended as {last.state.name}: {last.state.message}",
                     repair="Repair what it names, and run again.",

@@ -36,6 +36,8 @@ chown "$3" "$new"
 chmod "$2" "$new"
 mv -T "$new" "$1"
 """
+OWING = "600"
+"""The mode of a file for as long as something still has to follow its change."""
 AS_IN_THE_SPEC = "as in the spec"
 
 
@@ -128,5 +130,9 @@ class File:
         return {**state, "kind": kind, "content": content}
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
-        write = ("sh", "-c", WRITE, "write", self.path, self.mode, self.owner)
-        return [Command(write, stdin=self.content), *map(Command, self.then)]
+        # Its own mode comes last: a file whose mode differs owes what follows it.
+        mode = OWING if self.then else self.mode
+        write = Command(("sh", "-c", WRITE, "write", self.path, mode, self.owner), self.content)
+        if not self.then:
+            return [write]
+        return [write, *map(Command, self.then), Command(("chmod", self.mode, self.path))]

@@ -22,7 +22,7 @@ set -e
 systemctl show --property=UnitFileState,ActiveState,SubState,DropInPaths,NeedDaemonReload "$1"
 ! sha256sum --check --status "/run/${1%.service}/configuration" 2>/dev/null || echo configuration=current
 """
-# Overrides and a mask made with --runtime; our own unit file stays.
+# Overrides of every kind; our own unit file stays.
 CLEAR = """
 for folder in /etc/systemd/system /run/systemd/system /etc/systemd/system.control /run/systemd/system.control
 do rm -rf "$folder/$1.d"; done
@@ -66,9 +66,8 @@ class Service:
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
         differs = {change.attribute for change in changes}
-        commands = [Command(("systemctl", "daemon-reload"))]
-        if "overrides" in differs:
-            commands.insert(0, Command(("sh", "-c", CLEAR, "clear", self.unit)))
+        clear = ("sh", "-c", CLEAR, "clear", self.unit)  # also what systemd has not read yet
+        commands = [Command(clear), Command(("systemctl", "daemon-reload"))]
         if "at boot" in differs:
             commands.append(Command(("systemctl", "enable", "--quiet", self.unit)))
         if differs - {"at boot"}:

@@ -7,7 +7,6 @@ A command acts wholly, or fails as the real one would. An environment of Python'
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import shlex
@@ -16,6 +15,7 @@ import tomllib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,8 +63,7 @@ class Unit:
     """Path → content of the configuration it was started with; empty: not running."""
 
 
-def _directory() -> Node:
-    return Node("directory", mode="755")
+_directory = partial(Node, "directory", mode="755")
 
 
 def _database(which: str) -> dict[str, Any]:
@@ -79,7 +78,6 @@ class Debian:
 
     packages: set[str] = field(default_factory=set)
     indexed: bool = False
-    """Whether apt-get knows what there is."""
     users: dict[str, dict[str, str]] = field(default_factory=dict)
     files: dict[str, Node] = field(default_factory=lambda: {UNITS: _directory()})
     units: dict[str, Unit] = field(default_factory=dict)
@@ -108,9 +106,6 @@ class Debian:
     def user(self, options: Sequence[str], user: str) -> None:
         told = dict(zip(options[::2], options[1::2], strict=True))
         home, shell = told["--home-dir"], told["--shell"]
-        moves = self.users.get(user, {}).get("home", home) != home
-        busy = moves and any(unit.running for unit in self.units.values())
-        need(not busy, f"usermod: user {user} is currently used by process 1", 8)
         self.users[user] = {"home": home, "shell": shell, "group": told.get("--gid", user)}
 
     # Files
@@ -206,10 +201,8 @@ class Debian:
         self.files[f"{env}/lib/{python.OURS}"] = Node(content=_digest(self.files[wheel].content))
 
     def same(self, root: str) -> None:
-        tool, worker = (
-            self.installed(f"{root}/{env}/bin/python") for env in ("tools/prefect", "worker")
-        )
-        need(tool == worker, "Files differ")
+        tool = self.installed(f"{root}/tools/prefect/bin/python")
+        need(tool == self.installed(f"{root}/worker/bin/python"), "Files differ")
 
     def smoke(self, root: str) -> None:
         self.needs(f"{root}/bin/prefect")
@@ -266,11 +259,8 @@ class Debian:
         said = pairs(str(text))
         words = shlex.split(said["ExecStartPre"])[-1].split()
         recorded = words[words.index("sha256sum") + 1 : words.index(">")]
-        for path in (
-            said["ExecStart"].split()[0],
-            f"{said['WorkingDirectory']}/prefect.toml",
-            *recorded,
-        ):
+        program, toml = said["ExecStart"].split()[0], f"{said['WorkingDirectory']}/prefect.toml"
+        for path in (program, toml, *recorded):
             need(path in self.files, f"Job for {name} failed: {path}")
         unit.running = {path: self.files[path].content for path in recorded}
 
@@ -296,7 +286,7 @@ class Debian:
         self.database = _database("head")
 
 
-@functools.cache
+@cache
 def _digest(wheel: str) -> str:
     """What the probe says of a wheel that is installed; ``wheel`` in base64."""
     with tempfile.TemporaryDirectory() as folder:

@@ -122,6 +122,8 @@ class PaperMachine:
                 return partial(on.mkdir, path, "755", "root:root")
             case ("sh", "-c", files.WRITE, "write", path, mode, owner):
                 return partial(on.put, path, Node("regular file", stdin, mode, owner))
+            case ("chmod", mode, path):
+                return lambda: setattr(on.files[path], "mode", mode)
             case ("rm", "-rf", *paths):
                 return partial(on.remove, *paths)
             case (python.INTERPRETER, "-m", "venv", "--clear", "--without-pip", env):

@@ -145,7 +145,6 @@ def test_drift_is_named_and_healed(name: str, world: World) -> None:
     assert world.machine.debian.state == finished().debian.state
 
 
-@pytest.mark.xfail(strict=True, reason="Service clears only the overrides that systemd has read")
 def test_an_override_that_waits_for_the_next_reload_is_healed(world: World) -> None:
     overridden(world.machine.debian)
     assert world.told(apply=False) == [f"{SERVICE}: configuration"]

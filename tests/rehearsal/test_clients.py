@@ -77,8 +77,9 @@ secret.delete_secret()
 OURS = """
 import uuid
 from prefect_gcp import GcpCredentials
-from blocks.compute import Compute
-compute = Compute.connect(GcpCredentials(project="rehearsal"), "rehearsal", uuid.uuid4())
+from blocks.target import ServerTarget, new_ssh_key
+target = ServerTarget(credentials=GcpCredentials(project="rehearsal"), ssh_private_key=new_ssh_key())
+compute = target.compute("rehearsal", uuid.uuid4())
 zones = compute.service.zones()
 print(compute.read(zones.get(project="rehearsal", zone="us-central1-a"))["status"])
 print(compute.read(zones.get(project="rehearsal", zone="mars-north1-a")))

@@ -1,0 +1,117 @@
+"""The whole main job, told once: a laptop's Prefect, its deployments, and the server they make."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+
+from rehearsal import follow
+from tests.conftest import Cloud, Completed
+
+NAME = "prefect-1"
+BOOTSTRAP, DRIFT = f"bootstrap-server/{NAME}", f"check-drift/{NAME}"
+LONGEST = 1600.0
+"""Seconds; more than the sum of a run's own deadlines, so that it is the run that says what hangs."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A flow run that came to its end."""
+
+    state: str
+    message: str
+    seconds: float
+    rows: list[Json]
+
+    def outcomes(self, *words: str) -> list[str]:
+        """The resources with one of these outcomes."""
+        return [row["resource"] for row in self.rows if row["outcome"] in words]
+
+
+@dataclass(frozen=True)
+class Story:
+    """The rehearsal, as it stands; every request here goes to loopback."""
+
+    cloud: Cloud
+    first: Json
+    """What ``python -m rehearsal run --json`` reported."""
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where the laptop's Prefect and the new server answer."""
+        urls: dict[str, str] = self.first["urls"]
+        return urls
+
+    def laptop(self) -> SyncPrefectClient:
+        return SyncPrefectClient(f"{self.urls['laptop']}/api")
+
+    def server(self) -> SyncPrefectClient:
+        return SyncPrefectClient(
+            f"{self.urls['server']}/api", auth_string=self.secret("prefect-auth")
+        )
+
+    def spec(self) -> Json:
+        """The spec as it was deployed."""
+        with self.laptop() as client:
+            spec: Json = client.read_deployment_by_name(BOOTSTRAP).parameters["server"]
+        return spec
+
+    def run(self, deployment: str = BOOTSTRAP, seconds: float = 300, **changes: Any) -> Ended:
+        """Start a run as a person does in the UI, with some fields of the spec changed."""
+        server = {**self.spec(), **changes}
+        with self.laptop() as client:
+            found = client.read_deployment_by_name(deployment).id
+            began = time.monotonic()
+            run = client.create_flow_run_from_deployment(found, parameters={"server": server}).id
+            state = follow.follow(client, run, seconds, lambda _tasks: None).state
+            assert state is not None
+            assert state.is_final(), f"{deployment} has not ended in {seconds:.0f} s"
+            key = f"{NAME}-resources" if deployment == BOOTSTRAP else f"{NAME}-drift"
+            rows = follow.table(client, key, run)
+        return Ended(str(state.name), state.message or "", time.monotonic() - began, rows)
+
+    def root(self, script: str, *args: str, check: bool = True, timeout: float = 60) -> Completed:
+        """Run a shell script on the machine, as root."""
+        command = ("root", NAME, "--", "sh", "-c", script, "sh", *args)
+        return self.cloud.ctl(*command, check=check, timeout=timeout)
+
+    def sql(self, statement: str) -> str:
+        """Run SQL on the server's database, as the superuser; its output, unaligned."""
+        done = self.cloud.ctl("database", "psql", "-qAtv", "ON_ERROR_STOP=1", "-c", statement)
+        return done.stdout.strip()
+
+    def google(self, *args: str) -> str:
+        return self.cloud.run("gcloud", *args, "--quiet").stdout
+
+    def secret(self, name: str) -> str:
+        return self.google("secrets", "versions", "access", "latest", f"--secret={name}")
+
+    def requests(self) -> list[Json]:
+        """Every request that Google's APIs got, oldest first."""
+        lines = self.cloud.ctl("log", "--json").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="package")
+def story(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """A rehearsal that has been run once, on a cloud with nothing else in it."""
+    cloud.ctl("down", timeout=120)
+    cloud.ctl("up", timeout=600)
+    yield Story(cloud, tell(cloud, tmp_path_factory.mktemp("run") / "run.json"))
+    cloud.ctl("down", timeout=120)
+    cloud.ctl("up", timeout=120)
+
+
+def tell(cloud: Cloud, file: Path) -> Json:
+    """Run the rehearsal; its report."""
+    cloud.ctl("run", "--json", str(file), timeout=LONGEST)
+    report: Json = json.loads(file.read_text())
+    return report
