@@ -103,7 +103,7 @@ class ServerTarget(Block):
         account = self.account()
         try:
             if not account.valid:
-                account.refresh(Request())
+                account.refresh(Request())  # type: ignore[no-untyped-call] # as above
         except GoogleAuthError as error:
             raise _refused(error) from error
         return str(account.token)

@@ -20,8 +20,9 @@ SECONDS = 1800
 def bootstrap_server(server: ServerSpec, target: str = "gcp") -> State[Any]:
     """Create the server, or bring it to what the spec says.
 
-    server: what is to be true of it.
-    target: name of the ServerTarget block that says how to reach Google Cloud and its machines.
+    Args:
+        server: What is to be true of it.
+        target: Name of the ServerTarget block that says how to reach Google Cloud and its machines.
     """
     log = get_run_logger()
     secrets = read_secrets(server)
@@ -31,8 +32,7 @@ def bootstrap_server(server: ServerSpec, target: str = "gcp") -> State[Any]:
         done: list[Done] = []
         for each in settle(todo, apply=True):
             done.append(each)
-            said = "; ".join(map(str, each.outcome.changes)) if each.outcome else ""
-            log.info("%s: %s %s %s", each.step.stage, each.step.resource.name, each.word, said)
+            log.info("%s", each)
             progress.advance(len(done))
         report.resources(server, report.rows(todo, done, secrets.redact))
         state = report.verdict(done, secrets.redact)

@@ -20,8 +20,9 @@ SECONDS = 600
 def check_drift(server: ServerSpec, target: str = "gcp") -> State[Any]:
     """Compare the server with its spec.
 
-    server: what should be true of it.
-    target: name of the ServerTarget block that says how to reach Google Cloud and its machines.
+    Args:
+        server: What should be true of it.
+        target: Name of the ServerTarget block that says how to reach Google Cloud and its machines.
     """
     secrets = read_secrets(server)
     with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from prefect import State
@@ -20,9 +21,6 @@ from flows.connect import PORT
 from flows.reconcile import Outcome
 from flows.spec import ServerSpec
 from flows.stages import Done, Step
-
-PROGRESS_SECONDS = 2.0
-"""Between two updates: a rerun is through in that time, and need not write to the laptop's server."""
 
 
 def rows(todo: Sequence[Step], done: Sequence[Done], redact: Any) -> list[dict[str, Any]]:
@@ -60,17 +58,23 @@ def drift(spec: ServerSpec, table: list[dict[str, Any]]) -> None:
 
 
 class Progress:
-    """An artifact that shows how far a run is."""
+    """An artifact that shows how far a run is.
+
+    It is updated beside the run: a laptop's server on SQLite can take seconds to accept a write.
+    """
 
     def __init__(self, spec: ServerSpec, steps: int) -> None:
-        self._steps, self._said = steps, time.monotonic()
+        self._steps = steps
         self._id: Any = create_progress_artifact(0.0, key=f"{spec.name}-progress")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="progress")
+        self._last: Future[Any] | None = None
 
     def advance(self, done: int) -> None:
-        """So many steps are done."""
-        if done == self._steps or time.monotonic() - self._said >= PROGRESS_SECONDS:
-            update_progress_artifact(self._id, 100 * done / self._steps)
-            self._said = time.monotonic()
+        """So many steps are done; said unless the last word is still on its way."""
+        if self._last is None or self._last.done() or done == self._steps:
+            percent = 100 * done / self._steps
+            run = copy_context().run
+            self._last = self._beside.submit(run, update_progress_artifact, self._id, percent)
 
 
 def connect(spec: ServerSpec) -> None:

@@ -45,6 +45,13 @@ class Done:
     def word(self) -> str:
         return self.outcome.word if self.outcome else "failed"
 
+    def __str__(self) -> str:
+        """A line for the log; everything of what is new would be a long one."""
+        changes = self.outcome.changes if self.outcome else ()
+        said = "new" if changes and changes[0].missing else "; ".join(map(str, changes))
+        line = f"{self.step.stage}: {self.step.resource.name}: {self.word}"
+        return f"{line} ({said})" if said else line
+
 
 def steps(server: Server, reach: Reach) -> list[Step]:
     """Everything that the server is made of, in order."""

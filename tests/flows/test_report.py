@@ -113,3 +113,10 @@ def test_the_page_says_how_to_connect() -> None:
     assert "PREFECT_API_URL=http://127.0.0.1:4201/api" in page
     assert "http://prefect-1:4300/api" in page
     assert "`prefect-auth` (gcp-secret)" in page
+
+
+def test_the_log_has_a_short_line_for_what_is_new() -> None:
+    new = (Change("mode", "600", None, missing=True), Change("owner", "root", None, missing=True))
+    assert str(done("file a", changes=new, applied=True)) == "machine: file a: changed (new)"
+    assert str(CHANGED) == "machine: file a: changed (mode: 644 → 600)"
+    assert str(SAME) == "machine: file b: unchanged"

@@ -46,13 +46,11 @@ def pictures(tmp_path: Path) -> Path:
     return Path(os.environ.get("SCREENSHOTS", tmp_path))
 
 
-def picture(page: Page, file: Path, height: int = SIZE["height"]) -> None:
+def picture(page: Page, file: Path) -> None:
     """Save what is in view, once nothing in it has moved for a second."""
     seen: list[bytes] = []
     for _ in range(40):
-        seen.append(
-            page.screenshot(clip={"x": 0, "y": 0, "width": SIZE["width"], "height": height})
-        )
+        seen.append(page.screenshot())
         if len(seen) > 4 and len(set(seen[-4:])) == 1:
             break
         page.wait_for_timeout(300)
@@ -63,19 +61,29 @@ def menu(page: Page, item: str) -> None:
     page.get_by_role("link", name=item, exact=True).first.click()
 
 
-def open_run(page: Page, flow: str) -> None:
-    """Open the first run of a flow from the list of all."""
+def open_run(page: Page, flow: str, state: str) -> None:
+    """Open the oldest run of a flow that ended in a state, from the list of all."""
     menu(page, "Runs")
-    card = page.get_by_role("listitem").filter(has_text=flow).filter(has_text="Task runs").last
-    card.get_by_role("navigation").get_by_role("link").nth(1).click()
-    page.wait_for_url("**/flow-run/**")
+    # The list loads twice, for all time and for this week, and goes back to itself in between.
+    expect(page.get_by_role("button", name="Past 7 days")).to_be_visible()
+    card = page.get_by_role("listitem").filter(has_text=flow).filter(has_text=state)
+    card.last.get_by_role("navigation").get_by_role("link").nth(1).click()
+    expect(page.get_by_role("tab", name="Artifacts")).to_be_visible()
 
 
 def open_deployment(page: Page, flow: str) -> None:
     """Open the only deployment of a flow."""
     menu(page, "Deployments")
     page.get_by_role("row").filter(has_text=flow).get_by_role("link", name=NAME).click()
-    expect(page.get_by_role("main").get_by_role("link", name=flow)).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("link", name=flow).first).to_be_visible()
+
+
+def open_form(page: Page, rehearsed: dict[str, Any]) -> None:
+    """Open the form of a custom run of the bootstrap."""
+    page.goto(rehearsed["urls"]["laptop"])
+    open_deployment(page, "bootstrap-server")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
 
 
 def titles(model: type[BaseModel]) -> list[str]:
@@ -101,8 +109,7 @@ def test_the_new_servers_ui_opens_with_the_auth_string_and_shows_its_self_check(
     login.click()
     open_deployment(page, "check-health")
     expect(page.get_by_text("Every 5 minutes")).to_be_visible()
-    open_run(page, "check-health")
-    expect(page.get_by_text(rehearsed["self_check"]["state"], exact=True).first).to_be_visible()
+    open_run(page, "check-health", rehearsed["self_check"]["state"])
     page.get_by_role("tab", name="Task Runs").click()
     expect(page.get_by_role("tabpanel").get_by_role("listitem").first).to_be_visible()
     picture(page, pictures / "server-ui.png")
@@ -111,23 +118,32 @@ def test_the_new_servers_ui_opens_with_the_auth_string_and_shows_its_self_check(
 def test_the_custom_run_form_has_the_fields_of_the_spec_in_order(
     rehearsed: dict[str, Any], page: Page, pictures: Path
 ) -> None:
-    page.goto(rehearsed["urls"]["laptop"])
-    open_deployment(page, "bootstrap-server")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Custom run").click()
+    open_form(page, rehearsed)
     expect(page.get_by_role("textbox", name="Google Cloud project")).to_have_value("rehearsal")
     expect(page.get_by_role("textbox", name="Machine type")).to_have_value("e2-medium")
     picture(page, pictures / "laptop-form.png")
     wanted = titles(ServerSpec)
-    lines = (line.removesuffix(" (Optional)") for line in shown(page))
+    lines = (
+        line.removesuffix(" (Optional)")
+        for line in page.get_by_role("main").inner_text().splitlines()
+    )
     assert [line for line in lines if line in wanted] == wanted
+
+
+def test_the_form_refuses_what_the_flow_would_refuse_in_the_same_words(
+    rehearsed: dict[str, Any], page: Page
+) -> None:
+    open_form(page, rehearsed)
+    page.get_by_role("textbox", name="Zone").fill("us central")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("'a zone, such as europe-west4-a' was expected").first).to_be_visible()
 
 
 def test_a_runs_artifacts_are_a_table_of_resources_and_the_way_to_connect(
     rehearsed: dict[str, Any], page: Page, pictures: Path
 ) -> None:
     page.goto(rehearsed["urls"]["laptop"])
-    open_run(page, "bootstrap-server")
+    open_run(page, "bootstrap-server", rehearsed["bootstrap"]["state"])
     page.get_by_role("tab", name="Artifacts").click()
     rows = page.get_by_role("cell", name=f"instance {NAME}", exact=True)
     command = page.get_by_role("code").filter(has_text=f"python -m flows.connect --server {NAME}")
@@ -140,8 +156,3 @@ def test_a_runs_artifacts_are_a_table_of_resources_and_the_way_to_connect(
         page.get_by_role("link", name=f"{NAME}-{key}").click()
         page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
         expect(content).to_be_visible()
-
-
-def shown(page: Page) -> list[str]:
-    """The lines of text on the page."""
-    return page.get_by_role("main").inner_text().splitlines()
