@@ -103,6 +103,4 @@ def check_health(port: int, pool: str, directory: str) -> State[Any]:
     bad = [f"{row['check']}: {row['figure']}" for row in rows if row["verdict"] != "healthy"]
     if bad:
         return Failed(message="; ".join(bad))
-    return Completed(
-        name="Healthy", message="; ".join(f"{r['check']}: {r['figure']}" for r in rows)
-    )
+    return Completed(message="; ".join(f"{r['check']}: {r['figure']}" for r in rows))

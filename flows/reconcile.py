@@ -97,6 +97,8 @@ def _same(actual: Value, desired: Value) -> bool:
 
 
 def _shown(value: Value) -> str:
+    if value in ("", ()):
+        return "none"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 

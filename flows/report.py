@@ -22,6 +22,9 @@ from flows.reconcile import Outcome
 from flows.spec import ServerSpec
 from flows.stages import Done, Step
 
+NAMED = 5
+"""As many resources as a state's message names."""
+
 
 def rows(todo: Sequence[Step], done: Sequence[Done], redact: Any) -> list[dict[str, Any]]:
     """A row for every step, done or not."""
@@ -30,17 +33,17 @@ def rows(todo: Sequence[Step], done: Sequence[Done], redact: Any) -> list[dict[s
 
 
 def _row(step: Step, done: Done | None, redact: Any) -> dict[str, Any]:
-    changed = ""
+    changes = ""
     if done and done.outcome:
-        changed = "; ".join(map(str, done.outcome.changes))
+        changes = "; ".join(map(str, done.outcome.changes))
     elif done:
-        changed = str(done.error)
+        changes = str(done.error)
     return {
         "stage": step.stage,
         "resource": step.resource.name,
         "outcome": done.word if done else "not reached",
-        "changed": redact(changed),
         "seconds": round(done.seconds, 1) if done else None,
+        "changes": redact(changes),
     }
 
 
@@ -65,7 +68,9 @@ class Progress:
 
     def __init__(self, spec: ServerSpec, steps: int) -> None:
         self._steps = steps
-        self._id: Any = create_progress_artifact(0.0, key=f"{spec.name}-progress")
+        self._id: Any = create_progress_artifact(
+            0.0, key=f"{spec.name}-progress", description=f"Bootstrap of {spec.name}"
+        )
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="progress")
         self._last: Future[Any] | None = None
 
@@ -87,7 +92,7 @@ def page(spec: ServerSpec) -> str:
     port, name = PORT, spec.name
     block = spec.auth_secret.block
     return f"""\
-# {name}
+# Connect to {name}
 
 It has no external address. Open a tunnel to it, through IAP, and leave it open:
 
@@ -102,13 +107,13 @@ python -m flows.connect --server {name}
 | auth string | in the block `{block}` ({spec.auth_secret.kind}) |
 | from its network | `http://{name}:{spec.server.port}/api`, from {", ".join(spec.network.clients or (spec.network.cidr,))} |
 
-A profile for the command line:
+A profile for the command line, with the auth string in FILE:
 
 ```sh
 prefect profile create {name}
-prefect --profile {name} config set PREFECT_API_URL=http://127.0.0.1:{port}/api
-prefect --profile {name} config set PREFECT_API_AUTH_STRING="$(cat FILE_WITH_THE_AUTH_STRING)"
 prefect profile use {name}
+prefect config set PREFECT_API_URL=http://127.0.0.1:{port}/api
+prefect config set PREFECT_API_AUTH_STRING="$(cat FILE)"
 ```
 """
 
@@ -122,7 +127,13 @@ def verdict(done: Sequence[Done], redact: Any) -> State[Any]:
     name = "Changed" if count["changed"] else "Unchanged"
     changed = [each.step.resource.name for each in done if each.word == "changed"]
     said = f"{count['changed']} of {len(done)} resources changed"
-    return Completed(name=name, message=f"{said}: {', '.join(changed)}" if changed else f"{said}.")
+    return Completed(name=name, message=f"{said}: {_some(changed)}." if changed else f"{said}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many; the table has them all."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def drift_verdict(done: Sequence[Done], redact: Any) -> State[Any]:

@@ -65,7 +65,7 @@ def _aligned(value: str) -> str:
 _ID = "[a-z][a-z0-9-]{4,28}[a-z0-9]"  # of a project, and of a service account
 _NAME = "lower-case letters, digits and dashes, a letter first and no dash last"
 _WORD = "lower-case letters, digits, dashes and underscores"
-_EXACT = "exact version, not a range or latest, which are others tomorrow"
+_EXACT = "exact version (a range, or latest, is another one tomorrow)"
 
 # fmt: off
 Name = Annotated[str, Rule("^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", f"up to 40 {_NAME}, such as prefect-1")]
@@ -83,7 +83,7 @@ SshUser = Annotated[str, Rule("^(?!(root|prefect)$)[a-z_][a-z0-9_-]{0,31}$", f"u
 PrefectVersion = Annotated[str, Rule(r"^3\.(6\.(2[2-9]|[3-9][0-9]|[1-9][0-9]{2,})|([7-9]|[1-9][0-9]+)\.(0|[1-9][0-9]*))$", f"one {_EXACT}, from 3.6.22 on (before it, some paths needed no auth string), such as 3.8.8")]
 UvVersion = Annotated[str, Rule(r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$", f"one {_EXACT}, such as 0.13.9")]
 UiApiUrl = Annotated[str, Rule("^(/api|https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/api)$", "/api, which works through any tunnel, or a proxy's address, such as https://prefect.example.org/api")]
-BlockName = Annotated[str, Rule("^[a-z0-9-]+$", "the name of the block, such as prefect-auth, never the secret itself")]
+BlockName = Annotated[str, Rule("^[a-z0-9-]+$", "the name of a block, such as prefect-auth or prefect-database-url, never the secret itself")]
 # fmt: on
 
 

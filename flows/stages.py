@@ -88,12 +88,12 @@ def settle(todo: list[Step], *, apply: bool) -> Iterator[Done]:
 
 
 def _task(step: Step, apply: bool) -> Task[[], Outcome]:
-    """A task for one resource; without a parameter, so nothing of it is stored."""
+    """A task for one resource. It has no parameter, so nothing of it is stored; and no tag, for which
+    Prefect asks its server about limits before and after every run."""
 
     @task(
         name=step.stage,
         task_run_name=f"{step.stage}: {step.resource.name}",
-        tags=[step.stage],
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=len(RETRIES) if apply else 0,

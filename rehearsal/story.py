@@ -7,6 +7,7 @@ UIs can be opened. Importing this loads Prefect: see ``follow``.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +25,8 @@ from rehearsal.seed import seed
 
 NAME = "prefect-1"
 BOOTSTRAP, DRIFT, HEALTH = f"bootstrap-server/{NAME}", f"check-drift/{NAME}", f"check-health/{NAME}"
+ANSWERS = "prefect: server's answers"
+"""The step that ends when the new server answers."""
 BOOTSTRAP_SECONDS, DRIFT_SECONDS, HEALTH_SECONDS, TUNNEL_SECONDS = 600.0, 120.0, 180.0, 60.0
 
 
@@ -38,7 +41,7 @@ def tell(url: str, checkout: Path) -> Json:
         prepared = time.monotonic()
         err.print(f"blocks, deployments and secrets are made ({prepared - began:.1f} s)")
         run = follow.start(client, BOOTSTRAP)
-        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS)
+        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, checkout)
         seconds = time.monotonic() - prepared
         rows = follow.table(client, f"{NAME}-resources", run)
         drift = follow.start(client, DRIFT)  # beside what follows: both only look
@@ -80,8 +83,17 @@ def _prepare(client: SyncPrefectClient, checkout: Path) -> str:
     return auth
 
 
-def _follow(client: SyncPrefectClient, run: UUID, deployment: str, seconds: float) -> str:
-    """The name of the state the run completed with; its steps are shown as they end."""
+def _follow(
+    client: SyncPrefectClient,
+    run: UUID,
+    deployment: str,
+    seconds: float,
+    checkout: Path | None = None,
+) -> str:
+    """The name of the state the run completed with; its steps are shown as they end.
+
+    With a ``checkout``, the tunnel is opened from there as soon as the server answers.
+    """
     shown: set[UUID] = set()
     with err.status(deployment) as status:
 
@@ -90,6 +102,8 @@ def _follow(client: SyncPrefectClient, run: UUID, deployment: str, seconds: floa
             for task in sorted(ended, key=lambda task: str(task.end_time)):
                 shown.add(task.id)
                 _line(task)
+                if checkout and task.name == ANSWERS and not TUNNEL.running():
+                    _open_tunnel(checkout)
             now = [task.name for task in tasks if task.state_type == StateType.RUNNING]
             status.update(escape(f"{deployment}: {', '.join(now) or 'waiting'}"))
             if not WORKER.running():
@@ -122,7 +136,7 @@ def _resource(row: Json) -> Json:
         "stage": row["stage"],
         "name": row["resource"],
         "outcome": row["outcome"],
-        "changes": row["changed"],
+        "changes": row["changes"],
         "seconds": row["seconds"],
     }
 
@@ -131,14 +145,21 @@ def _reach(checkout: Path) -> str:
     """The new server's URL on loopback, through a tunnel that stays open."""
     if TUNNEL.running() and TUNNEL.url.exists() and laptop.answers(TUNNEL.url.read_text()):
         return TUNNEL.url.read_text()
-    TUNNEL.end()
-    url = f"http://127.0.0.1:{(port := laptop.free_port(SERVER_PORT))}"
-    connect = ("python", "-m", "flows.connect", "--server", NAME, "--port", str(port))
-    TUNNEL.start(*connect, cwd=checkout)
+    if not TUNNEL.running() or TUNNEL.url.exists():
+        _open_tunnel(checkout)
     deadline = time.monotonic() + TUNNEL_SECONDS
-    while url not in TUNNEL.log.read_text(errors="replace") or not laptop.answers(url):
+    while True:
+        said = re.match(r"http://127\.0\.0\.1:\d+", TUNNEL.log.read_text(errors="replace"))
+        if said and laptop.answers(said[0]):
+            TUNNEL.url.write_text(said[0])
+            return said[0]
         if not TUNNEL.running() or time.monotonic() > deadline:
-            raise TUNNEL.failed(f"{' '.join(connect)} did not reach the new server")
+            raise TUNNEL.failed("python -m flows.connect did not reach the new server")
         time.sleep(0.1)
-    TUNNEL.url.write_text(url)
-    return url
+
+
+def _open_tunnel(checkout: Path) -> None:
+    """Begin to open a tunnel to the new server, in place of one that does not answer."""
+    TUNNEL.end()
+    port = str(laptop.free_port(SERVER_PORT))
+    TUNNEL.start("python", "-m", "flows.connect", "--server", NAME, "--port", port, cwd=checkout)

@@ -12,7 +12,7 @@ import urllib.request
 
 CRASHES = 2
 """Restarts that make a crash loop; one may be a database that was not there yet."""
-STEADY = 2.0
+STEADY = 1.0
 """Seconds that a unit without a URL must have been up."""
 LINES = "60"
 

@@ -103,7 +103,7 @@ def test_every_resource_has_a_row_whether_it_was_reached_or_not() -> None:
         ("file c", "failed", 0.5),
         ("self-check", "not reached", None),
     ]
-    assert rows[0]["changed"] == "mode: 644 → 600"
+    assert rows[0]["changes"] == "mode: 644 → 600"
     assert "hunter2" not in str(rows)
 
 

@@ -150,7 +150,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("machine.ssh_user", "prefect", "such as bootstrap"),
     ("machine.ssh_user", "Admin", "such as bootstrap"),
     ("prefect.version", "latest", "such as 3.8.8"),
-    ("prefect.version", ">=3.8.8", "not a range"),
+    ("prefect.version", ">=3.8.8", "a range, or latest"),
     ("prefect.version", "3.8", "one exact version"),
     ("prefect.version", "3.8.8rc1", "one exact version"),
     ("prefect.version", "v3.8.8", "one exact version"),

@@ -110,6 +110,12 @@ def story(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     cloud.ctl("up", timeout=120)
 
 
+@pytest.fixture(scope="package")
+def rehearsed(story: Story) -> Json:
+    """What the first run reported."""
+    return story.first
+
+
 def tell(cloud: Cloud, file: Path) -> Json:
     """Run the rehearsal; its report."""
     cloud.ctl("run", "--json", str(file), timeout=LONGEST)

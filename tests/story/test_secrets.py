@@ -184,7 +184,7 @@ def of_metadata(world: World) -> list[Path]:
 def of_checkout(world: World) -> list[Path]:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.check_output(listed, cwd=ROOT, text=True, timeout=30).split("\0")
-    return [ROOT / name for name in names if name and name != "tests/rehearsal/test_secrets.py"]
+    return [ROOT / name for name in names if name and name != "tests/story/test_secrets.py"]
 
 
 def of_processes(world: World) -> list[Path]:
@@ -198,7 +198,7 @@ def of_processes(world: World) -> list[Path]:
 # fmt: off
 PLACES: dict[str, tuple[Callable[[World], list[Path]], tuple[str, ...]]] = {
     "the laptop's files": (of_laptop, ("SQLite format 3", "Finished in state")),
-    "the laptop's API": (lambda world: world.note("laptop", everything(world.laptop)), ("service prefect-server changed", f"{NAME}-resources", "ssh_private_key")),
+    "the laptop's API": (lambda world: world.note("laptop", everything(world.laptop)), ("service prefect-server: changed", f"{NAME}-resources", "ssh_private_key")),
     "the server's API": (lambda world: world.note("server", everything(world.server)), ("check-health", "prefect.task-run.Completed")),
     "the cloud's logs": (of_cloud, ("compute.instances.insert", "Debian GNU/Linux", "ssh-keys")),
     "the metadata server": (of_metadata, ("ssh-keys", "serviceAccounts")),
