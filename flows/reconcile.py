@@ -150,5 +150,9 @@ class Batch(Generic[K]):
         else:
             self._known.pop(self._index(thing), None)
 
+    def know(self, thing: K, answer: State | Exception | None) -> None:
+        """Somebody has just read it."""
+        self._known[self._index(thing)] = answer
+
     def _index(self, thing: K) -> int:
         return next(i for i, (_, other) in enumerate(self._things) if other == thing)

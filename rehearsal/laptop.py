@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +24,12 @@ from pathlib import Path
 from rehearsal import host
 from rehearsal.cgroups import Cgroup
 from rehearsal.config import CACHE, LAPTOP_PORT, STATE
-from rehearsal.control import Failed, err
+from rehearsal.control import Failed
 
 FOLDER = STATE / "laptop"
 HOME = FOLDER / "home"
-TEMPLATE = CACHE / f"prefect-{version('prefect')}" / "prefect.db"
-"""An empty database with this version's tables: a copy of it saves the migration."""
+TEMPLATE = CACHE / f"prefect-{version('prefect')}"
+"""A home with an empty database: a copy of it saves migrations and block types."""
 START_SECONDS, FINISH_SECONDS = 120.0, 180.0
 
 
@@ -141,12 +143,9 @@ def serve() -> None:
     WORKER.end()  # it and the tunnel belong to the server that is gone
     TUNNEL.end()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | settings()
-    if not HOME.exists():
-        HOME.mkdir(mode=0o700, parents=True)
-        if TEMPLATE.exists():
-            shutil.copy(TEMPLATE, HOME)
-        else:
-            _make_template(environment)
+    if not HOME.exists() and TEMPLATE.exists():
+        shutil.copytree(TEMPLATE, HOME)
+    HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = str(free_port(LAPTOP_PORT))
     environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"  # which its UI calls, too
     SERVER.start(
@@ -163,6 +162,8 @@ def served() -> str:
         if not SERVER.running() or time.monotonic() > deadline:
             raise SERVER.failed("the laptop's Prefect server did not start")
         time.sleep(0.1)
+    if not TEMPLATE.exists():
+        _keep_template()
     SERVER.url.write_text(url)
     return url
 
@@ -204,14 +205,16 @@ def free_port(wanted: int) -> int:
     raise Failed("no port is free on 127.0.0.1: end what holds them")
 
 
-def _make_template(environment: Mapping[str, str]) -> None:
-    """Make the first database, and keep a copy for the clouds to come."""
-    migration = Process("migration")
-    command = ("prefect", "server", "database", "upgrade", "--yes")
-    with err.status("preparing the laptop's Prefect database, once: about 10 seconds"):
-        process = migration.start(*command, environment=environment)
-        migration.finish(process, " ".join(command))
-    TEMPLATE.parent.mkdir(parents=True, exist_ok=True)
-    part = TEMPLATE.with_suffix(".part")
-    shutil.copy(HOME / TEMPLATE.name, part)
+def _keep_template() -> None:
+    """Keep a copy of the new server's database, for the clouds to come."""
+    part = TEMPLATE.with_name(f"{TEMPLATE.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    # Which block types it holds; without this, the server would write them all again.
+    shutil.copy(HOME / "memo_store.toml", part)
+    with (
+        closing(sqlite3.connect(HOME / "prefect.db")) as live,
+        closing(sqlite3.connect(part / "prefect.db")) as copy,
+    ):
+        live.backup(copy)
     part.rename(TEMPLATE)

@@ -48,10 +48,13 @@ class OnMachine:
         return self.batch.state(self.kind)
 
     def apply(self, changes: tuple[Change, ...]) -> None:
-        commands = self.kind.commands(changes)
+        """Close the gap, and look again in the same round trip."""
+        *commands, look = *self.kind.commands(changes), self.kind.probe()
         self.batch.forget()  # also when a command fails: those before it have done their work
-        for command, result in zip(commands, self.shell.run(commands), strict=False):
+        results = self.shell.run([*commands, look])
+        for command, result in zip(commands, results, strict=False):
             check(command, result)
+        self.batch.know(self.kind, _parsed(self.kind, results[-1]))
 
 
 def on_machine(shell: Shell, *groups: Sequence[MachineKind]) -> list[Resource]:
