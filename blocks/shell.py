@@ -260,9 +260,12 @@ def check(command: Command, result: Result, *, repair: str = "") -> Result:
     return result
 
 
+SCRIPT = '\n"#'
+
+
 def _readable_argv(argv: Sequence[str]) -> list[str]:
     """A script among the arguments is named by its first line only."""
-    return [part.strip().splitlines()[0] + " …" if "\n" in part else part for part in argv]
+    return [f"{part.strip(SCRIPT).splitlines()[0]} …" if "\n" in part else part for part in argv]
 
 
 def _round_trip(

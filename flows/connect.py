@@ -12,6 +12,7 @@ import signal
 import sys
 import uuid
 
+import httpx
 from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 
@@ -29,29 +30,33 @@ def main() -> int:
     parser.add_argument("--server", required=True, help="its name, such as prefect-1")
     parser.add_argument("--port", type=int, default=PORT, help=f"of this machine (default {PORT})")
     args = parser.parse_args()
-    deployment = f"bootstrap-server/{args.server}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with get_client(sync_client=True) as client:
-            parameters = client.read_deployment_by_name(deployment).parameters
+        return _connect(f"bootstrap-server/{args.server}", args.port)
+    except KeyboardInterrupt:
+        return 0
     except ObjectNotFound:
-        return _refuse(f"there is no deployment {deployment}: run prefect deploy --all")
-    spec = ServerSpec.model_validate(parameters["server"])
-    target = reached(parameters.get("target", "gcp"))
-    try:
-        with (
-            Reach(spec, target, read_secrets(spec), uuid.uuid4(), waits=False) as reach,
-            reach.ssh().forward(spec.server.port, args.port) as port,
-        ):
-            print(f"http://127.0.0.1:{port} is {spec.name}; Ctrl-C closes it.", flush=True)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-            try:
-                reach.ssh().wait()
-            except KeyboardInterrupt:
-                return 0
+        return _refuse(f"there is no server {args.server} in prefect.yaml: prefect deploy --all")
+    except httpx.HTTPError as error:
+        return _refuse(f"the laptop's Prefect does not answer ({error}): set PREFECT_API_URL")
     except BootstrapError as error:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"port {args.port}: {error.strerror}; choose another with --port")
+
+
+def _connect(deployment: str, port: int) -> int:
+    """Forward the port until the connection ends; the exit status."""
+    with get_client(sync_client=True) as client:
+        parameters = client.read_deployment_by_name(deployment).parameters
+    spec = ServerSpec.model_validate(parameters["server"])
+    target, secrets = reached(parameters["target"]), read_secrets(spec)
+    with (
+        Reach(spec, target, secrets, uuid.uuid4(), waits=False) as reach,
+        reach.ssh().forward(spec.server.port, port),
+    ):
+        print(f"http://127.0.0.1:{port} is {spec.name}; Ctrl-C closes it.", flush=True)
+        reach.ssh().wait()
     return _refuse("the connection was lost; open it again")
 
 

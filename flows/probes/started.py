@@ -15,6 +15,8 @@ CRASHES = 2
 STEADY = 1.0
 """Seconds that a unit without a URL must have been up."""
 LINES = "60"
+JUST_NOW = 2.0
+"""Seconds since the start that we were called after."""
 
 
 def shown(unit: str) -> dict[str, str]:
@@ -38,6 +40,7 @@ def answers(url: str) -> bool:
 def main(unit: str, url: str, seconds: float) -> int:
     """The exit status."""
     deadline, since, invocation = time.monotonic() + seconds, time.monotonic(), ""
+    began = f"--since=@{time.time() - JUST_NOW:.0f}"
     while True:
         state = shown(unit)
         if state["InvocationID"] != invocation or state["SubState"] != "running":
@@ -47,7 +50,7 @@ def main(unit: str, url: str, seconds: float) -> int:
         crashed = int(state["NRestarts"]) >= CRASHES or state["ActiveState"] == "failed"
         if crashed or time.monotonic() > deadline:
             what = "crashes again and again" if crashed else f"does not answer in {seconds:.0f} s"
-            journal = ["journalctl", "--unit", unit, "--lines", LINES, "--output", "cat"]
+            journal = ["journalctl", "--unit", unit, began, "--lines", LINES, "--output", "cat"]
             output = subprocess.run(journal, capture_output=True, text=True, check=False).stdout
             sys.stderr.write(f"{output.strip()}\n{unit} {what}; its journal is above.\n")
             return 1
