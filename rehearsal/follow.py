@@ -1,6 +1,7 @@
-"""Flow runs through a Prefect API: start one, follow it step by step, read what it leaves.
+"""Flow runs through a Prefect server's API: start one, follow it step by step, read what it leaves.
 
-Importing this loads Prefect, which reads its settings from the environment then.
+Plain HTTP: to import Prefect, and to make models of every answer, would take the processors from
+what is being rehearsed.
 """
 
 from __future__ import annotations
@@ -8,30 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from uuid import UUID
+from typing import Any
 
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import (
-    TERMINAL_STATES,
-    FlowRun,
-    State,
-    StateType,
-    TaskRun,
-)
-from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
+import httpx
 
 from rehearsal.control import Failed
 from rehearsal.errors import Json
@@ -39,70 +19,95 @@ from rehearsal.errors import Json
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 3.0
 """How long task runs may be reported after their flow run."""
-CHECKED = FlowRunFilter(
-    state=FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED, StateType.CRASHED])
-    )
-)
-"""Runs that ended by themselves: of those overdue at a start, the surplus is cancelled."""
+OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
-def open_pool(client: SyncPrefectClient, name: str) -> None:
+def api(url: str, auth_string: str = "") -> httpx.Client:
+    """A client of the Prefect server at ``url``."""
+    user, _, password = auth_string.partition(":")
+    auth = (user, password) if user else None
+    return httpx.Client(base_url=f"{url}/api", auth=auth, timeout=60, trust_env=False)
+
+
+def ask(client: httpx.Client, verb: str, path: str, body: Json | None = None) -> Any:
+    """The answer. Raises Failed with the server's words, or that it does not answer."""
+    try:
+        answer = client.request(verb, path, json=body)
+    except httpx.HTTPError as error:
+        raise Failed(f"{client.base_url} does not answer ({error!r}): see its log") from error
+    if answer.is_error:
+        raise Failed(f"{verb} {client.base_url}{path}: {answer.status_code}: {answer.text}")
+    return answer.json()
+
+
+def open_pool(client: httpx.Client, name: str) -> None:
     """Make a work pool before its worker does, so that nobody has to wait for that."""
-    client.create_work_pool(WorkPoolCreate(name=name, type="process"), overwrite=True)
+    pool = {"name": name, "type": "process"}
+    if client.post("/work_pools/", json=pool).status_code not in (201, 409):
+        raise Failed(f"the work pool {name} could not be made: see the log of the laptop's server")
 
 
-def start(client: SyncPrefectClient, deployment: str) -> UUID:
-    """Start a run of ``deployment``, written as flow/name."""
-    return client.create_flow_run_from_deployment(_deployment(client, deployment)).id
+def start(client: httpx.Client, deployment: str, parameters: Json | None = None) -> str:
+    """Start a run of ``deployment``, written as flow/name. Returns its id."""
+    order = {"parameters": parameters or {}}
+    path = f"/deployments/{found(client, deployment)['id']}/create_flow_run"
+    return str(ask(client, "POST", path, order)["id"])
+
+
+def found(client: httpx.Client, deployment: str) -> Json:
+    """A deployment, written as flow/name."""
+    answer: Json = ask(client, "GET", f"/deployments/name/{deployment}")
+    return answer
 
 
 def follow(
-    client: SyncPrefectClient, run: UUID, seconds: float, show: Callable[[list[TaskRun]], None]
-) -> FlowRun:
-    """The run, once it ended or ``seconds`` are over. ``show`` gets its task runs, ever again."""
+    client: httpx.Client, run: str, seconds: float, show: Callable[[list[Json]], None]
+) -> Json:
+    """The state of the run, once it ended or ``seconds`` are over. ``show`` gets its task runs."""
     deadline = time.monotonic() + seconds
+    mine = {"flow_runs": {"id": {"any_": [run]}}}
     while True:
-        flow_run = client.read_flow_run(run)
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+        state: Json = ask(client, "GET", f"/flow_runs/{run}")["state"]
+        tasks = ask(client, "POST", "/task_runs/filter", mine)
         show(tasks)
         now = time.monotonic()
-        if _state(flow_run).is_final():
-            if all(task.state_type in TERMINAL_STATES for task in tasks):
-                return flow_run
+        if state["type"] in OVER:
+            if all(task["state_type"] in OVER for task in tasks):
+                return state
             deadline = min(deadline, now + GRACE_SECONDS)
         if now > deadline:
-            return flow_run
+            return state
         time.sleep(POLL_SECONDS)
 
 
-def table(client: SyncPrefectClient, key: str, run: UUID) -> list[Json]:
+def table(client: httpx.Client, key: str, run: str) -> list[Json]:
     """The rows of the table artifact ``key`` that the run left."""
-    found = client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=[run])
-        )
-    )
-    if not found:
+    which = {"artifacts": {"key": {"any_": [key]}, "flow_run_id": {"any_": [run]}}}
+    artifacts = ask(client, "POST", "/artifacts/filter", which)
+    if not artifacts:
         raise Failed(f"the run {run} left no artifact {key}: see its logs")
-    rows: list[Json] = json.loads(str(found[-1].data))
+    rows: list[Json] = json.loads(artifacts[-1]["data"])
     return rows
 
 
-def scheduled(client: SyncPrefectClient, deployment: str, seconds: float) -> State:
-    """The state of the last run that the schedule of ``deployment`` started, once it completed."""
-    which = DeploymentFilter(id=DeploymentFilterId(any_=[_deployment(client, deployment)]))
+def scheduled(client: httpx.Client, deployment: str, seconds: float) -> Json:
+    """The state of the last run that the schedule of ``deployment`` started, once it completed.
+
+    Runs that ended by themselves: of those overdue at a start, the surplus is cancelled.
+    """
+    which = {
+        "deployments": {"id": {"any_": [found(client, deployment)["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
+        "sort": "START_TIME_DESC",
+        "limit": 50,
+    }
     deadline = time.monotonic() + seconds
     while True:
-        runs = client.read_flow_runs(
-            deployment_filter=which,
-            flow_run_filter=CHECKED,
-            sort=FlowRunSort.START_TIME_DESC,
-            limit=50,
-        )
-        ended = [_state(run) for run in runs if run.auto_scheduled]
-        if ended and ended[0].is_completed():
-            return ended[0]
+        runs = ask(client, "POST", "/flow_runs/filter", which)
+        ended = [run["state"] for run in runs if run["auto_scheduled"]]
+        if ended and ended[0]["type"] == "COMPLETED":
+            state: Json = ended[0]
+            return state
         if time.monotonic() > deadline:
             last = f"the last is {said(ended[0])}" if ended else "none has ended"
             raise Failed(
@@ -112,19 +117,6 @@ def scheduled(client: SyncPrefectClient, deployment: str, seconds: float) -> Sta
         time.sleep(POLL_SECONDS)
 
 
-def said(state: State) -> str:
+def said(state: Json) -> str:
     """A state in words: ``Failed: the message``."""
-    return f"{state.name}: {state.message}" if state.message else str(state.name)
-
-
-def _state(run: FlowRun) -> State:
-    if run.state is None:
-        raise Failed(f"the run {run.name} has no state: see the Prefect server's log")
-    return run.state
-
-
-def _deployment(client: SyncPrefectClient, name: str) -> UUID:
-    try:
-        return client.read_deployment_by_name(name).id
-    except ObjectNotFound:
-        raise Failed(f"there is no deployment {name} at {client.api_url}: deploy it") from None
+    return f"{state['name']}: {state['message']}" if state["message"] else str(state["name"])

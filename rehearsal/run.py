@@ -6,11 +6,10 @@ import json
 import time
 from pathlib import Path
 
-import httpx
 from rich.markup import escape
 from rich.table import Table
 
-from rehearsal import control, laptop
+from rehearsal import control, laptop, story
 from rehearsal.control import Failed, out
 from rehearsal.errors import Json
 
@@ -24,11 +23,7 @@ def rehearse(report: Path | None, checkout: Path = CHECKOUT) -> None:
     """
     if report and not report.absolute().parent.is_dir():
         raise Failed(f"{report} cannot be written: make its directory first")
-    try:
-        found = _told(checkout)
-    except httpx.HTTPError as error:
-        logs = f"{laptop.SERVER.log} and {laptop.TUNNEL.log}"
-        raise Failed(f"a Prefect server failed to answer ({error!r}): see {logs}") from error
+    found = _told(checkout)
     if report:
         report.write_text(json.dumps(found, indent=2) + "\n")
     _summary(found)
@@ -48,10 +43,6 @@ def _told(checkout: Path) -> Json:
         else:
             control.start(beside=laptop.serve)
     laptop.enter()
-    # Importing Prefect reads its settings, which are the laptop's only now; and it takes a second,
-    # in which the server gets ready.
-    from rehearsal import story
-
     found = story.tell(laptop.served(), checkout)
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 

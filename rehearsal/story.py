@@ -2,7 +2,7 @@
 
 A laptop's Prefect deploys the checkout, its worker bootstraps the server ``prefect-1``, the server
 checks itself on schedule, and a drift check finds nothing. Everything is left running, so that both
-UIs can be opened. Importing this loads Prefect: see ``follow``.
+UIs can be opened.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType, TaskRun
+import httpx
 from rich.markup import escape
 
 from rehearsal import follow, laptop
@@ -36,7 +34,7 @@ def tell(url: str, checkout: Path) -> Json:
     Raises Failed at the first thing that is not as it should be.
     """
     began = time.monotonic()
-    with SyncPrefectClient(f"{url}/api") as client:
+    with follow.api(url) as client:
         auth = _prepare(client, checkout)
         prepared = time.monotonic()
         err.print(f"blocks, deployments and secrets are made ({prepared - began:.1f} s)")
@@ -49,23 +47,23 @@ def tell(url: str, checkout: Path) -> Json:
         server = _reach(checkout)
         with (
             err.status("waiting for the new server's first scheduled check of itself"),
-            SyncPrefectClient(f"{server}/api", auth_string=auth) as there,
+            follow.api(server, auth) as there,
         ):
             health = follow.scheduled(there, HEALTH, HEALTH_SECONDS)
-        err.print(f"the new server has checked itself on schedule: {health.name}")
+        err.print(f"the new server has checked itself on schedule: {health['name']}")
         return {
             "bootstrap": {
                 "state": state,
                 "seconds": round(seconds, 1),
                 "resources": [_resource(row) for row in rows],
             },
-            "self_check": {"state": health.name, "scheduled": True},
+            "self_check": {"state": health["name"], "scheduled": True},
             "drift": {"state": _follow(client, drift, DRIFT, DRIFT_SECONDS)},
             "urls": {"laptop": url, "server": server},
         }
 
 
-def _prepare(client: SyncPrefectClient, checkout: Path) -> str:
+def _prepare(client: httpx.Client, checkout: Path) -> str:
     """Worker, blocks, deployments and secrets, side by side. Returns the new server's auth string."""
     if not WORKER.running():
         follow.open_pool(client, "laptop")
@@ -84,8 +82,8 @@ def _prepare(client: SyncPrefectClient, checkout: Path) -> str:
 
 
 def _follow(
-    client: SyncPrefectClient,
-    run: UUID,
+    client: httpx.Client,
+    run: str,
     deployment: str,
     seconds: float,
     checkout: Path | None = None,
@@ -94,39 +92,37 @@ def _follow(
 
     With a ``checkout``, the tunnel is opened from there as soon as the server answers.
     """
-    shown: set[UUID] = set()
+    shown: set[str] = set()
     with err.status(deployment) as status:
 
-        def show(tasks: list[TaskRun]) -> None:
-            ended = [task for task in tasks if task.end_time and task.id not in shown]
-            for task in sorted(ended, key=lambda task: str(task.end_time)):
-                shown.add(task.id)
+        def show(tasks: list[Json]) -> None:
+            ended = [task for task in tasks if task["end_time"] and task["id"] not in shown]
+            for task in sorted(ended, key=lambda task: str(task["end_time"])):
+                shown.add(task["id"])
                 _line(task)
-                if checkout and task.name == ANSWERS and not TUNNEL.running():
+                if checkout and task["name"] == ANSWERS and not TUNNEL.running():
                     _open_tunnel(checkout)
-            now = [task.name for task in tasks if task.state_type == StateType.RUNNING]
+            now = [task["name"] for task in tasks if task["state_type"] == "RUNNING"]
             status.update(escape(f"{deployment}: {', '.join(now) or 'waiting'}"))
             if not WORKER.running():
                 raise WORKER.failed(f"the laptop's worker ended during {deployment}")
 
-        flow_run = follow.follow(client, run, seconds, show)
-    state = flow_run.state
-    if state is None or not state.is_final():
-        words = follow.said(state) if state else "no state"
-        ended = f"did not end in {seconds:.0f} s ({words})"
-    elif state.is_completed():
-        return str(state.name)
+        state = follow.follow(client, run, seconds, show)
+    if state["type"] == "COMPLETED":
+        return str(state["name"])
+    if state["type"] not in follow.OVER:
+        ended = f"did not end in {seconds:.0f} s ({follow.said(state)})"
     else:
         ended = f"ended {follow.said(state)}"
     where = f"{SERVER.url.read_text()}/runs/flow-run/{run}"
     raise Failed(f"{deployment} {ended}: see its logs at {where} or in {WORKER.log}")
 
 
-def _line(task: TaskRun) -> None:
+def _line(task: Json) -> None:
     """``cloud    network prefect-1-net  1.2 s``"""
-    stage, _, resource = task.name.partition(": ")
-    word = "" if task.state_type == StateType.COMPLETED else f"  [red]{task.state_name}[/]"
-    seconds = task.total_run_time.total_seconds()
+    stage, _, resource = task["name"].partition(": ")
+    word = "" if task["state_type"] == "COMPLETED" else f"  [red]{task['state_name']}[/]"
+    seconds = task["total_run_time"]
     err.print(f"  {escape(stage):9} {escape(resource)}  {seconds:.1f} s{word}", soft_wrap=True)
 
 

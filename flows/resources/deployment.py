@@ -168,9 +168,9 @@ class SelfCheck:
             time.sleep(POLL_SECONDS)
 
     def _finished(self) -> FlowRun | None:
-        """The last run of this version that came to an end; one that had to give way did not."""
+        """The last run that came to an end, if of this version; one that had to give way did not."""
         runs = self._runs("COMPLETED", "FAILED", "CRASHED")
-        ours = [run for run in runs if run.deployment_version == self.deployment.version]
+        ours = [run for run in runs[:1] if run.deployment_version == self.deployment.version]
         return ours[0] if ours else None
 
     def _runs(self, *states: str) -> list[FlowRun]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient
 
 from rehearsal import follow
 from tests.conftest import Cloud, Completed
@@ -50,33 +49,17 @@ class Story:
         urls: dict[str, str] = self.first["urls"]
         return urls
 
-    def laptop(self) -> SyncPrefectClient:
-        return SyncPrefectClient(f"{self.urls['laptop']}/api")
-
-    def server(self) -> SyncPrefectClient:
-        return SyncPrefectClient(
-            f"{self.urls['server']}/api", auth_string=self.secret("prefect-auth")
-        )
-
-    def spec(self) -> Json:
-        """The spec as it was deployed."""
-        with self.laptop() as client:
-            spec: Json = client.read_deployment_by_name(BOOTSTRAP).parameters["server"]
-        return spec
-
     def run(self, deployment: str = BOOTSTRAP, seconds: float = 300, **changes: Any) -> Ended:
         """Start a run as a person does in the UI, with some fields of the spec changed."""
-        server = {**self.spec(), **changes}
-        with self.laptop() as client:
-            found = client.read_deployment_by_name(deployment).id
-            began = time.monotonic()
-            run = client.create_flow_run_from_deployment(found, parameters={"server": server}).id
-            state = follow.follow(client, run, seconds, lambda _tasks: None).state
-            assert state is not None
-            assert state.is_final(), f"{deployment} has not ended in {seconds:.0f} s"
+        began = time.monotonic()
+        with follow.api(self.urls["laptop"]) as client:
+            spec = follow.found(client, deployment)["parameters"]["server"]
+            run = follow.start(client, deployment, {"server": {**spec, **changes}})
+            state = follow.follow(client, run, seconds, lambda _tasks: None)
+            assert state["type"] in follow.OVER, f"{deployment} has not ended in {seconds:.0f} s"
             key = f"{NAME}-resources" if deployment == BOOTSTRAP else f"{NAME}-drift"
             rows = follow.table(client, key, run)
-        return Ended(str(state.name), state.message or "", time.monotonic() - began, rows)
+        return Ended(state["name"], state["message"] or "", time.monotonic() - began, rows)
 
     def root(self, script: str, *args: str, check: bool = True, timeout: float = 60) -> Completed:
         """Run a shell script on the machine, as root."""
