@@ -17,6 +17,8 @@ from rehearsal.control import Failed
 from rehearsal.errors import Json
 
 POLL_SECONDS = 0.5
+BUSY_SECONDS = 60.0
+"""How long a server may be busy; as long as SQLite waits for its lock in Prefect."""
 GRACE_SECONDS = 3.0
 """How long task runs may be reported after their flow run."""
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -30,21 +32,28 @@ def api(url: str, auth_string: str = "") -> httpx.Client:
 
 
 def ask(client: httpx.Client, verb: str, path: str, body: Json | None = None) -> Any:
-    """The answer. Raises Failed with the server's words, or that it does not answer."""
-    try:
-        answer = client.request(verb, path, json=body)
-    except httpx.HTTPError as error:
-        raise Failed(f"{client.base_url} does not answer ({error!r}): see its log") from error
-    if answer.is_error:
-        raise Failed(f"{verb} {client.base_url}{path}: {answer.status_code}: {answer.text}")
-    return answer.json()
+    """The answer. Raises Failed with the server's words, or that it does not answer.
+
+    A server on SQLite answers 503 while another write goes on: it is asked again.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            answer = client.request(verb, path, json=body)
+        except httpx.HTTPError as error:
+            raise Failed(f"{client.base_url} does not answer ({error!r}): see its log") from error
+        if not answer.is_error:
+            return answer.json()
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            raise Failed(f"{verb} {answer.request.url}: {answer.status_code}: {answer.text}")
+        time.sleep(POLL_SECONDS)
 
 
 def open_pool(client: httpx.Client, name: str) -> None:
     """Make a work pool before its worker does, so that nobody has to wait for that."""
     pool = {"name": name, "type": "process"}
-    if client.post("/work_pools/", json=pool).status_code not in (201, 409):
-        raise Failed(f"the work pool {name} could not be made: see the log of the laptop's server")
+    if name not in (each["name"] for each in ask(client, "POST", "/work_pools/filter", {})):
+        ask(client, "POST", "/work_pools/", pool)
 
 
 def start(client: httpx.Client, deployment: str, parameters: Json | None = None) -> str:
