@@ -10,7 +10,6 @@ import base64
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from rehearsal import follow
 from tests.conftest import ROOT, Cloud
 
 pytestmark = pytest.mark.rehearsal
@@ -264,19 +264,13 @@ class Sampler:
 
 def bootstrap(world: World, flow_runs_days: int) -> str:
     """The name of the state in which a custom run of the bootstrap ends."""
-    api = world.laptop
-    deployment = api.get(f"/deployments/name/bootstrap-server/{NAME}").raise_for_status().json()
-    parameters = deployment["parameters"]
+    deployment = f"bootstrap-server/{NAME}"
+    parameters = follow.found(world.laptop, deployment)["parameters"]
     parameters["server"] |= {"server": {"flow_runs_days": flow_runs_days}}
-    create = f"/deployments/{deployment['id']}/create_flow_run"
-    run = api.post(create, json={"parameters": parameters}).raise_for_status().json()
-    deadline = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < deadline:
-        state = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()["state"]
-        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            return str(state["name"])
-        time.sleep(0.2)
-    raise AssertionError(f"the run did not end in {RUN_SECONDS:.0f} s")
+    run = follow.start(world.laptop, deployment, parameters)
+    state = follow.follow(world.laptop, run, RUN_SECONDS, lambda _tasks: None)
+    assert state["type"] in follow.OVER, f"the run did not end in {RUN_SECONDS:.0f} s"
+    return str(state["name"])
 
 
 @pytest.mark.timeout(2 * RUN_SECONDS)
