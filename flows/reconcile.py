@@ -54,12 +54,17 @@ class Outcome:
         return "missing" if self.changes[0].missing else "drifted"
 
 
-class Resource(Protocol):
-    """One managed thing. ``None`` from ``read`` means it does not exist."""
+class Described(Protocol):
+    """A thing that says what it should be; how it is read and changed is another's to know."""
 
     @property
     def name(self) -> str: ...
     def desired(self) -> State: ...
+
+
+class Resource(Described, Protocol):
+    """One managed thing. ``None`` from ``read`` means it does not exist."""
+
     def read(self) -> State | None: ...
     def apply(self, changes: tuple[Change, ...]) -> None: ...
 
@@ -103,6 +108,9 @@ def _shown(value: Value) -> str:
 
 
 K = TypeVar("K")
+
+
+D = TypeVar("D", bound=Described)
 
 
 class Batch(Generic[K]):
@@ -156,3 +164,21 @@ class Batch(Generic[K]):
 
     def _index(self, thing: K) -> int:
         return next(i for i, (_, other) in enumerate(self._things) if other == thing)
+
+
+@dataclass(frozen=True)
+class Batched(Generic[D]):
+    """The part of a Resource that is the same for all things that are read in a batch."""
+
+    kind: D
+    batch: Batch[D]
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    def desired(self) -> State:
+        return self.kind.desired()
+
+    def read(self) -> State | None:
+        return self.batch.state(self.kind)

@@ -162,13 +162,18 @@ def told(error: BaseException) -> dict[str, Any]:
     return {"error": [kind.__name__ for kind in type(error).__mro__], "message": message}
 
 
-def main(directory: str) -> None:
+def prepared(directory: str) -> tuple[str, list[str]]:
+    """What a program of ours needs: the URL and the installed revisions. Exits without them."""
     # As under systemd: the root certificates of ?ssl=verify-full are the service user's.
     os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     try:
-        url, revisions = connection_url(directory), installed_revisions()
+        return connection_url(directory), installed_revisions()
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+
+
+def main(directory: str) -> None:
+    url, revisions = prepared(directory)
     try:
         found = asyncio.run(look(url, revisions))
     except FAILURES as error:

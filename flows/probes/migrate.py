@@ -12,7 +12,6 @@ lost, and by the kernel when this process dies. What PostgreSQL is in the middle
 import asyncio
 import ctypes
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -25,9 +24,8 @@ from typing import Any
 from flows.probes.database import (
     FAILURES,
     connect,
-    connection_url,
     facts,
-    installed_revisions,
+    prepared,
     told,
 )
 
@@ -123,11 +121,7 @@ async def migrate(url: str, revisions: Sequence[str], directory: str, prefect_ho
 
 
 def main(directory: str, prefect_home: str) -> None:
-    os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
-    try:
-        url, revisions = connection_url(directory), installed_revisions()
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    url, revisions = prepared(directory)
     try:
         print(asyncio.run(migrate(url, revisions, directory, prefect_home)))
     except Stopped as stopped:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from blocks.compute import Compute
 from flows.errors import BootstrapError
-from flows.reconcile import Batch, Change, Resource, State
+from flows.reconcile import Batch, Batched, Change, Resource, State
 from flows.resources.account import Account
 from flows.resources.disk import Disk
 from flows.resources.instance import Instance
@@ -60,20 +60,8 @@ def bound(kinds: Sequence[Kind], connect: Callable[[], Compute]) -> list[Resourc
 
 
 @dataclass(frozen=True)
-class _Bound:
-    kind: Kind
-    batch: Batch[Kind]
+class _Bound(Batched[Kind]):
     client: Callable[[], Compute]
-
-    @property
-    def name(self) -> str:
-        return self.kind.name
-
-    def desired(self) -> State:
-        return self.kind.desired()
-
-    def read(self) -> State | None:
-        return self.batch.state(self.kind)
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         try:

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from blocks.shell import Command, Result, Shell, check
-from flows.reconcile import Batch, Change, Resource, State
+from flows.reconcile import Batch, Batched, Change, Described, Resource, State
 
 
-class MachineKind(Protocol):
+class MachineKind(Described, Protocol):
     """What a thing on a machine is."""
 
-    @property
-    def name(self) -> str: ...
-    def desired(self) -> State: ...
     def probe(self) -> Command: ...
 
     def parse(self, result: Result) -> State | None:
@@ -30,22 +27,10 @@ class MachineKind(Protocol):
 
 
 @dataclass(frozen=True)
-class OnMachine:
+class OnMachine(Batched[MachineKind]):
     """A kind, on a machine that a shell reaches."""
 
-    kind: MachineKind
     shell: Shell
-    batch: Batch[MachineKind]
-
-    @property
-    def name(self) -> str:
-        return self.kind.name
-
-    def desired(self) -> State:
-        return self.kind.desired()
-
-    def read(self) -> State | None:
-        return self.batch.state(self.kind)
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         """Close the gap, and look again in the same round trip."""
@@ -67,7 +52,7 @@ def on_machine(shell: Shell, *groups: Sequence[MachineKind]) -> list[Resource]:
         return [_parsed(kind, results[probe]) for kind, probe in zip(wanted, probes, strict=True)]
 
     batch = Batch(groups, read)
-    return [OnMachine(kind, shell, batch) for group in groups for kind in group]
+    return [OnMachine(kind, batch, shell) for group in groups for kind in group]
 
 
 def _parsed(kind: MachineKind, result: Result) -> State | Exception | None:
