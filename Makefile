@@ -72,6 +72,6 @@ packages:
 
 .venv/.installed: .venv/bin/python requirements.txt pyproject.toml | $(UV)
 	@echo "setup: installing what requirements.txt locks into .venv"
-	@$(UV) pip sync --quiet --python .venv --require-hashes requirements.txt
+	@$(UV) pip sync --quiet --compile-bytecode --python .venv --require-hashes requirements.txt
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	@touch $@

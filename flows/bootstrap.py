@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import State, flow, get_run_logger
 
-from blocks.secrets import read_secrets
+from blocks.secrets import Secrets, read_secrets
 from flows import report
 from flows.catalog import Server
+from flows.findings import Finding
+from flows.policy import Level, attribute_of, may_change
 from flows.reach import Reach, reached, this_run
+from flows.reconcile import Change
 from flows.spec import ServerSpec
-from flows.stages import Done, settle, steps
+from flows.stages import Done, Leave, Step, look, replaced, settle, steps
 
 SECONDS = 1800
 
 
 @flow(name="bootstrap-server", flow_run_name="{server.name}", timeout_seconds=SECONDS)
-def bootstrap_server(server: ServerSpec, target: str = "gcp") -> State[Any]:
+def bootstrap_server(
+    server: ServerSpec, target: str = "gcp", dry_run: bool = False, healing: bool = False
+) -> State[Any]:
     """Create the server, or bring it to what the spec says.
 
     Args:
         server: What is to be true of it.
         target: Name of the ServerTarget block that says how to reach Google Cloud and its machines.
+        dry_run: Only say what would be changed, as check-drift does.
+        healing: Nobody watches: make only the changes that the spec's heal allows.
     """
-    log = get_run_logger()
+    level: Level = server.heal if healing else "hand"
     secrets = read_secrets(server)
-    with Reach(server, reached(target), secrets, this_run()) as reach:
+    with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:
         todo = steps(Server(server, secrets), reach)
-        progress = report.Progress(server, len(todo))
-        done: list[Done] = []
-        for each in settle(todo, apply=True):
-            done.append(each)
-            log.info("%s", each)
-            progress.advance(len(done))
-        report.resources(server, report.rows(todo, done, secrets.redact))
-        state = report.verdict(done, secrets.redact)
+        looked = list(look(todo))
+        found = report.differences(server, looked, secrets, key="plan", level=level)
+        if dry_run:
+            return report.drift_verdict(found, len(looked), fail=False)
+        reach.waits = True  # what the plan could not reach may be on its way
+        back = report.fought(server, found) if healing else []
+        done = _settle(server, todo, partial(_leave, server, level, back), secrets)
+        state = report.verdict(done, back, secrets.redact)
         if state.is_completed():
             report.connect(server)
         return state
+
+
+def _settle(server: ServerSpec, todo: list[Step], leave: Leave, secrets: Secrets) -> list[Done]:
+    """Take all steps, and show how far they are."""
+    log, progress = get_run_logger(), report.Progress(server, len(todo))
+    done: list[Done] = []
+    for each in settle(todo, leave):
+        done.append(each)
+        log.info("%s", secrets.redact(str(each)))
+        progress.advance(len(done))
+    report.resources(server, report.rows(todo, done, secrets.redact))
+    return done
+
+
+def _leave(
+    server: ServerSpec, level: Level, back: list[Finding], step: Step, change: Change
+) -> bool:
+    """Whether this run leaves a change to others: see flows.policy."""
+    name, attribute = step.resource.name, attribute_of(change)
+    if (step.stage, name, attribute) in {each.key for each in back}:
+        return True
+    if level != "hand" and replaced(step.resource, change):
+        return True
+    return not may_change(name, change, level, server.ignore, datetime.now(UTC).date())

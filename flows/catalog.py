@@ -1,7 +1,7 @@
 """Everything a server is made of, in order, stage by stage: the only definition of desired state.
 
 A pure function of the spec and the secrets' values; nothing in it has to exist yet. The machine is
-finished before the database is touched, and the database is migrated before anything runs on it.
+finished and the database migrated before anything runs on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flows.errors import Final
 from flows.resources.apt import Packages
-from flows.resources.files import Directory, File, User
+from flows.resources.files import Absent, Directory, File, User
 from flows.resources.postgres import Database, Schema
 from flows.resources.python import Installation, OwnPackage, Tool, Uv, WorkerEnvironment
 from flows.resources.shell import MachineKind
@@ -73,8 +73,7 @@ class Server:
             Directory(WORKER, "700", own),
             place.uv,
             WorkerEnvironment(place),
-            Tool(place),
-            OwnPackage(place),
+            *self.beside(),
             Directory("/etc/systemd/journald.conf.d"),
             File(
                 "/etc/systemd/journald.conf.d/prefect.conf",
@@ -83,13 +82,19 @@ class Server:
             ),
             File(f"{SERVER}/prefect.toml", self._server_toml(), "600", own),
             File(f"{WORKER}/prefect.toml", self._worker_toml(), "600", own),
+            Absent(f"{SERVER}/.env"),  # Prefect reads it there, too, and prefers it
+            Absent(f"{WORKER}/.env"),
             File(f"{UNITS}/prefect-server.service", self._unit("server", SERVER)),
             File(f"{UNITS}/prefect-worker.service", self._unit("worker", WORKER)),
         ]
 
+    def beside(self) -> list[MachineKind]:
+        """What of the machine is made while the database is looked at and migrated."""
+        return [Tool(self.place), OwnPackage(self.place)]
+
     def database(self) -> list[MachineKind]:
-        """PostgreSQL as the machine sees it, through the Prefect that is installed there."""
-        there = (self.place.interpreter, SERVER, USER)
+        """PostgreSQL as the machine sees it, through the Prefect of the worker's environment."""
+        there = (f"{self.place.worker}/bin/python", SERVER, USER)
         return [Database(*there), Schema(*there, prefect_home=SERVER)]
 
     def services(self) -> tuple[Service, Service]:
@@ -115,8 +120,8 @@ class Server:
         return [
             of.Answers(api, self.spec.prefect.version, self._settings()),
             of.WorkPool(api, POOL),
-            of.Worker(api, POOL, self.spec.name),
             check,
+            of.Worker(api, POOL, self.spec.name),
             made.SelfCheck(check),
         ]
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import flow_run
 
-from blocks.compute import Compute
 from blocks.iap import IapTarget
 from blocks.secrets import Secrets, load_block
 from blocks.shell import Command, Result, SshShell
-from blocks.target import ServerTarget
 from flows.errors import Unreachable
 from flows.spec import ServerSpec
+
+if TYPE_CHECKING:
+    from blocks.compute import Compute
+    from blocks.target import ServerTarget
 
 PATIENCE, IMPATIENCE = 180.0, 20.0
 """Seconds to wait for a machine that boots, and for one that should be there."""
@@ -103,6 +105,8 @@ class Reach:
 
 def reached(block: str) -> ServerTarget:
     """The ServerTarget block of that name. Raises Final."""
+    from blocks.target import ServerTarget  # prefect-gcp: a second, not for prefect deploy
+
     return load_block(ServerTarget, block, "Save one: python -m blocks")
 
 

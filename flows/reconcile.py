@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from threading import RLock
+from typing import Any, Generic, Protocol, TypeVar
 
 from flows.errors import DidNotConverge
 
@@ -32,17 +33,21 @@ class Change:
 
     def __str__(self) -> str:
         if self.missing:
-            return f"{self.attribute}: {_shown(self.desired)}"
-        return f"{self.attribute}: {_shown(self.actual)} → {_shown(self.desired)}"
+            return f"{self.attribute}: {shown(self.desired)}"
+        return f"{self.attribute}: {shown(self.actual)} → {shown(self.desired)}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one resource: ``changes`` were found, and made if ``applied``."""
+    """What came of one resource: ``changes`` were found, of which ``applied`` were made."""
 
     resource: str
     changes: tuple[Change, ...] = ()
-    applied: bool = False
+    applied: tuple[Change, ...] = ()
+
+    def keeps(self, attribute: str) -> bool:
+        """Whether that attribute is as it should be."""
+        return all(not c.missing and c.attribute != attribute for c in self.changes)
 
     @property
     def word(self) -> str:
@@ -81,19 +86,25 @@ def diff(desired: State, actual: State | None) -> tuple[Change, ...]:
     )
 
 
-def reconcile(resource: Resource, *, apply: bool) -> Outcome:
+def reconcile(
+    resource: Resource, *, apply: bool, leave: Callable[[Change], bool] = lambda change: False
+) -> Outcome:
     """Bring a resource to what it should be, or only say how it differs.
 
-    Raises DidNotConverge when a second read, after ``apply``, still differs.
+    ``leave`` says which changes are found, but not made. Raises DidNotConverge when a second read,
+    after ``apply``, still differs in what was to be changed.
     """
     desired = resource.desired()
     changes = diff(desired, resource.read())
-    if not changes or not apply:
+    wanted = tuple(change for change in changes if apply and not leave(change))
+    if not wanted:
         return Outcome(resource.name, changes)
-    resource.apply(changes)
-    if remaining := diff(desired, resource.read()):
+    resource.apply(wanted)
+    made = {change.attribute for change in wanted}
+    remaining = [c for c in diff(desired, resource.read()) if c.attribute in made or c.missing]
+    if remaining:
         raise DidNotConverge(resource.name, remaining)
-    return Outcome(resource.name, changes, applied=True)
+    return Outcome(resource.name, changes, wanted)
 
 
 def _same(actual: Value, desired: Value) -> bool:
@@ -101,15 +112,14 @@ def _same(actual: Value, desired: Value) -> bool:
     return actual == desired and isinstance(actual, bool) == isinstance(desired, bool)
 
 
-def _shown(value: Value) -> str:
-    if value in ("", ()):
+def shown(value: Value) -> str:
+    """A value, for people."""
+    if value in (None, "", ()):
         return "none"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 K = TypeVar("K")
-
-
 D = TypeVar("D", bound=Described)
 
 
@@ -118,49 +128,60 @@ class Batch(Generic[K]):
 
     ``read`` answers for each thing with its state, None when it does not exist, or the error that
     kept it from being read, which only the thing itself then raises. A change forgets what it may
-    have touched; from then on the next thing is read with what follows it in its own group only,
-    for a later group may well change again.
+    have touched, and all that ``upon`` knows, which stands on this; from then on the next thing is
+    read with what follows it in its own group only, for a later group may well change again.
     """
 
     def __init__(
         self,
         groups: Sequence[Sequence[K]],
         read: Callable[[Sequence[K]], Sequence[State | Exception | None]],
+        upon: Batch[Any] | None = None,
     ) -> None:
+        self._upon = upon
         self._things = [(number, thing) for number, group in enumerate(groups) for thing in group]
         self._read = read
         self._known: dict[int, State | Exception | None] = {}
         self._changed = False
+        self._alone = RLock()
 
     def state(self, thing: K) -> State | None:
         """The state of one thing. Raises what kept it from being read; the next call tries again."""
         index = self._index(thing)
-        if index not in self._known:
-            wanted = {
-                i: other
-                for i, (group, other) in enumerate(self._things)
-                if i >= index and i not in self._known
-                if group == self._things[index][0] or not self._changed
-            }
-            answers = self._read(list(wanted.values()))
-            self._known |= dict(zip(wanted, answers, strict=True))
-        answer = self._known[index]
-        if isinstance(answer, Exception):
-            del self._known[index]
-            raise answer
-        return answer
+        with self._alone:
+            if index not in self._known:
+                wanted = {
+                    i: other
+                    for i, (group, other) in enumerate(self._things)
+                    if i >= index and i not in self._known
+                    if group == self._things[index][0] or not self._changed
+                }
+                answers = self._read(list(wanted.values()))
+                self._known |= dict(zip(wanted, answers, strict=True))
+            answer = self._known[index]
+            if isinstance(answer, Exception):
+                del self._known[index]
+                raise answer
+            return answer
 
     def forget(self, thing: K | None = None) -> None:
         """Read again after a change: one thing, or all of them."""
-        self._changed = True
-        if thing is None:
-            self._known.clear()
-        else:
-            self._known.pop(self._index(thing), None)
+        with self._alone:
+            self._changed = True
+            if thing is None:
+                self._known.clear()
+            else:
+                self._known.pop(self._index(thing), None)
+        below = self._upon
+        while below:
+            with below._alone:
+                below._known.clear()
+            below = below._upon
 
     def know(self, thing: K, answer: State | Exception | None) -> None:
         """Somebody has just read it."""
-        self._known[self._index(thing)] = answer
+        with self._alone:
+            self._known[self._index(thing)] = answer
 
     def _index(self, thing: K) -> int:
         return next(i for i, (_, other) in enumerate(self._things) if other == thing)
@@ -182,3 +203,30 @@ class Batched(Generic[D]):
 
     def read(self) -> State | None:
         return self.batch.state(self.kind)
+
+
+class Remembered(Batched[Resource]):
+    """A resource that is read once, until something changes."""
+
+    def apply(self, changes: tuple[Change, ...]) -> None:
+        try:
+            self.kind.apply(changes)
+        finally:
+            self.batch.forget()
+
+
+def remembered(resources: Sequence[Resource]) -> list[Remembered]:
+    """The resources; what one changes may matter to all the others."""
+
+    def read(wanted: Sequence[Resource]) -> list[State | Exception | None]:
+        return [_read(each) for each in wanted]
+
+    batch = Batch([[each] for each in resources], read)
+    return [Remembered(each, batch) for each in resources]
+
+
+def _read(resource: Resource) -> State | Exception | None:
+    try:
+        return resource.read()
+    except Exception as error:  # noqa: BLE001 - whatever it is, only this one could not be read
+        return error

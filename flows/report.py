@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
 
 from prefect import State
 from prefect.artifacts import (
+    Artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
+from blocks.secrets import Secrets
 from flows.connect import PORT
+from flows.findings import Finding, Looked, findings, summary, to_cells, to_row, word
+from flows.healing import healable, record, stuck
+from flows.policy import Level
 from flows.reconcile import Outcome
 from flows.spec import ServerSpec
-from flows.stages import Done, Step
+from flows.stages import Done, Step, replaced
 
+Redact = Callable[[str], str]
+DRIFT = "prefect-bootstrap.drift.detected"
 NAMED = 5
 """As many resources as a state's message names."""
 
 
-def rows(todo: Sequence[Step], done: Sequence[Done], redact: Any) -> list[dict[str, Any]]:
+def rows(todo: Sequence[Step], done: Sequence[Done], redact: Redact) -> list[dict[str, Any]]:
     """A row for every step, done or not."""
     by_name = {(each.step.stage, each.step.resource.name): each for each in done}
     return [_row(step, by_name.get((step.stage, step.resource.name)), redact) for step in todo]
 
 
-def _row(step: Step, done: Done | None, redact: Any) -> dict[str, Any]:
+def _row(step: Step, done: Done | None, redact: Redact) -> dict[str, Any]:
     changes = ""
     if done and done.outcome:
         changes = "; ".join(map(str, done.outcome.changes))
@@ -54,10 +65,74 @@ def resources(spec: ServerSpec, table: list[dict[str, Any]]) -> None:
     )
 
 
-def drift(spec: ServerSpec, table: list[dict[str, Any]]) -> None:
-    """The table of a drift check, under a key of its own."""
-    key = f"{spec.name}-drift"
-    create_table_artifact(table, key=key, description=f"How {spec.name} differs from its spec")
+def differences(
+    spec: ServerSpec, done: Sequence[Done], secrets: Secrets, *, key: str, level: Level
+) -> list[Finding]:
+    """How the server differs, and since when; also as a table, with a key of its own.
+
+    ``level`` is how far the runs go that may heal it.
+    """
+    looked = [_looked(each) for each in done]
+    now = datetime.now(UTC)
+    found = findings(looked, spec.ignore, level, now, latest(f"{spec.name}-drift"))
+    clean = [_redacted(each, secrets.redact) for each in found]
+    table = [to_cells(each) for each in clean]
+    said = summary(clean, len(done))
+    create_table_artifact(table, key=f"{spec.name}-{key}", description=said)
+    return clean
+
+
+def fought(spec: ServerSpec, found: Sequence[Finding]) -> list[Finding]:
+    """What an unattended run no longer heals, since it does not stick. What it is about to heal is
+    written down before it does: a run that dies has tried, too."""
+    key = f"{spec.name}-healed"
+    before = latest(key)
+    back = stuck(healable(found, spec.heal), before)
+    others = [each for each in healable(found, spec.heal) if each.key not in {b.key for b in back}]
+    if others:
+        table = record(others, before)
+        create_table_artifact(table, key=key, description=f"What was healed on {spec.name}")
+    return back
+
+
+def _looked(done: Done) -> Looked:
+    resource = done.step.resource
+    return Looked(
+        done.step.stage,
+        resource.name,
+        tuple(resource.desired()),
+        done.error or done.outcome or Outcome(resource.name),
+        partial(replaced, resource),
+    )
+
+
+def _redacted(each: Finding, redact: Redact) -> Finding:
+    """Without secrets: what programs said is part of it."""
+    desired, actual, action = map(redact, (each.desired, each.actual, each.action))
+    return replace(each, desired=desired, actual=actual, action=action)
+
+
+def latest(key: str) -> list[dict[str, Any]]:
+    """The rows of the last table of that key; none when there is none."""
+    artifact = cast(Artifact | None, Artifact.get(key))  # a flow of ours is not asynchronous
+    rows = json.loads(str(artifact.data)) if artifact and artifact.data else []
+    return rows if isinstance(rows, list) else []
+
+
+def announce(spec: ServerSpec, found: Sequence[Finding]) -> None:
+    """The event that says how the server has drifted; automations start from it.
+
+    ``prefect-bootstrap.healable`` is yes when a run that nobody watches may do something about it.
+    """
+    emit_event(
+        DRIFT,
+        resource={
+            "prefect.resource.id": f"prefect-bootstrap.server.{spec.name}",
+            "prefect.resource.name": spec.name,
+            "prefect-bootstrap.healable": "yes" if healable(found, spec.heal) else "no",
+        },
+        payload={"rows": [to_row(each) for each in found]},
+    )
 
 
 class Progress:
@@ -118,16 +193,20 @@ prefect config set PREFECT_API_AUTH_STRING="$(cat FILE)"
 """
 
 
-def verdict(done: Sequence[Done], redact: Any) -> State[Any]:
-    """The final state of a bootstrap."""
+def verdict(done: Sequence[Done], back: Sequence[Finding], redact: Redact) -> State[Any]:
+    """The final state of a bootstrap, which left alone what is ``back`` after it was healed."""
     if failed := [each for each in done if each.error]:
         step = failed[0].step
         return Failed(message=redact(f"{step.stage}: {step.resource.name}: {failed[0].error}"))
-    count = Counter(each.word for each in done)
-    name = "Changed" if count["changed"] else "Unchanged"
+    if back:
+        named = _some([f"{each.resource}: {each.attribute or 'missing'}" for each in back])
+        return Failed(message=redact(f"{named}: {back[0].action}."))
     changed = [each.step.resource.name for each in done if each.word == "changed"]
-    said = f"{count['changed']} of {len(done)} resources changed"
-    return Completed(name=name, message=f"{said}: {_some(changed)}." if changed else f"{said}.")
+    left = [each.step.resource.name for each in done if each.word in ("drifted", "missing")]
+    said = f"{len(changed)} of {len(done)} resources changed"
+    said += f": {_some(changed)}." if changed else "."
+    said += f" Left as they are: {_some(left)}." if left else ""
+    return Completed(name="Changed" if changed else "Unchanged", message=said)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -136,19 +215,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def drift_verdict(done: Sequence[Done], redact: Any) -> State[Any]:
-    """The final state of a drift check: what could not be checked is never green."""
-    unknown = [each for each in done if each.error]
-    drifted = [each for each in done if each.outcome and each.outcome.changes]
-    said = "; ".join(_differs(each.step, each.outcome) for each in drifted if each.outcome)
-    if unknown:
-        first = f"{unknown[0].step.resource.name}: {unknown[0].error}"
-        said = f"{len(unknown)} of {len(done)} resources could not be checked, first {first} {said}"
-        return Failed(name="Unknown", message=redact(said.strip()))
-    if drifted:
-        return Completed(name="Drifted", message=redact(said))
-    return Completed(name="Unchanged", message=f"{len(done)} resources are as in the spec.")
+def drift_verdict(found: Sequence[Finding], total: int, *, fail: bool) -> State[Any]:
+    """The final state of a look at ``total`` resources: what could not be checked is never green.
 
-
-def _differs(step: Step, outcome: Outcome) -> str:
-    return f"{step.resource.name}: {', '.join(map(str, outcome.changes))}"
+    ``fail``: drift is a failure, too. The state holds the rows.
+    """
+    name = word(found)
+    failed = name == "Unknown" or (fail and name == "Drifted")
+    rows = [to_row(each) for each in found]
+    return (Failed if failed else Completed)(name=name, message=summary(found, total), data=rows)

@@ -10,10 +10,19 @@ refuse what the flow would refuse, in the same words: what to write instead, nev
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic import GetCoreSchemaHandler as CoreHandler
 from pydantic import GetJsonSchemaHandler as JsonHandler
 from pydantic import ValidationInfo as Info
@@ -62,6 +71,21 @@ def _aligned(value: str) -> str:
     return value
 
 
+def _text(value: Any) -> Any:
+    """YAML makes a date of a day without quotes, at which ``prefect deploy`` gives up."""
+    if isinstance(value, date):
+        raise ValueError(f'write the day in quotes: "{value:%Y-%m-%d}"')
+    return value
+
+
+def _calendar(value: str) -> str:
+    try:
+        date.fromisoformat(value or "2000-01-01")
+    except ValueError:
+        raise ValueError("write a day that the calendar has, such as 2027-01-31") from None
+    return value
+
+
 _ID = "[a-z][a-z0-9-]{4,28}[a-z0-9]"  # of a project, and of a service account
 _NAME = "lower-case letters, digits and dashes, a letter first and no dash last"
 _WORD = "lower-case letters, digits, dashes and underscores"
@@ -83,6 +107,10 @@ SshUser = Annotated[str, Rule("^(?!(root|prefect)$)[a-z_][a-z0-9_-]{0,31}$", f"u
 PrefectVersion = Annotated[str, Rule(r"^3\.(6\.(2[2-9]|[3-9][0-9]|[1-9][0-9]{2,})|([7-9]|[1-9][0-9]+)\.(0|[1-9][0-9]*))$", f"one {_EXACT}, from 3.6.22 on (before it, some paths needed no auth string), such as 3.8.8")]
 UvVersion = Annotated[str, Rule(r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$", f"one {_EXACT}, such as 0.13.9")]
 UiApiUrl = Annotated[str, Rule("^(/api|https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/api)$", "/api, which works through any tunnel, or a proxy's address, such as https://prefect.example.org/api")]
+ResourcePattern = Annotated[str, Rule(r"^\S(.*\S)?$", "a resource as the drift report names it, such as instance prefect-1, or a pattern with *, ? and [ ], such as firewall rule *")]
+AttributePattern = Annotated[str, Rule(r"^\S(.*\S)?$", "an attribute as the drift report names it, such as machineType, or a pattern, such as labels.*")]
+Reason = Annotated[str, Rule(r"^.*\S.*$", "in one line, why it may differ, such as resized for the migration in ticket 12")]
+Day = Annotated[str, BeforeValidator(_text), Rule("^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01]))?$", "the last day (UTC) on which it may differ, such as 2027-01-31 (in YAML in quotes), or nothing for no end"), AfterValidator(_calendar)]
 BlockName = Annotated[str, Rule("^[a-z0-9-]+$", "the name of a block, such as prefect-auth or prefect-database-url, never the secret itself")]
 # fmt: on
 
@@ -153,6 +181,14 @@ class SelfCheck(_Group):
     interval_seconds: int = Field(300, ge=60, le=86400, title="Interval (seconds)", description="Seconds from one check to the next, 60 to 86400, such as 300.")
 
 
+class Ignored(_Group):
+    """What may differ from the spec: it is reported as ignored, and never changed."""
+    resource: ResourcePattern = Field(title="Resource")
+    attribute: AttributePattern = Field("*", title="Attribute", description="An attribute as the drift report names it, or a pattern, such as labels.*; *, the default, is all of them, and whether the resource exists.")
+    reason: Reason = Field(title="Reason")
+    until: Day = Field("", title="Until")
+
+
 class ServerSpec(_Group):
     """A Prefect server on Google Compute Engine."""
     name: Name = Field(title="Server", description="Name of the server and its machine, such as prefect-1; other names begin with it.")
@@ -166,6 +202,8 @@ class ServerSpec(_Group):
     prefect: Prefect = Field(Prefect(), title="Versions", description="What is installed, such as the version of Prefect.")
     server: Server = Field(Server(), title="Settings", description="The server's settings, such as its port and how long it remembers.")
     self_check: SelfCheck = Field(SelfCheck(), title="Self-check", description="How the server checks itself, such as every 300 seconds.")
+    heal: Literal["off", "safe", "all"] = Field("off", title="Heal", description="What is done about drift without a person. off (in YAML in quotes): nothing, it is reported. safe: heal what loses no data and restarts nothing but Prefect, such as firewall rules, files and stopped services. all: heal whatever needs no replacement, such as the machine's type, which restarts it.")
+    ignore: tuple[Ignored, ...] = Field((), max_length=200, title="Ignore list", description="What may differ, such as machineType of instance prefect-1, each with a reason and perhaps a last day.")
     # fmt: on
 
     @field_validator("region")

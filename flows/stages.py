@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.futures import PrefectFuture
 
 from flows.catalog import STAGES, Server
-from flows.errors import Transient
+from flows.errors import Transient, Unreachable
 from flows.reach import Reach
-from flows.reconcile import Outcome, Resource, reconcile
+from flows.reconcile import Change, Outcome, Resource, reconcile, remembered
 from flows.resources.compute import bound, cloud_resources
 from flows.resources.shell import on_machine
 
@@ -26,10 +28,30 @@ PASSING = (Transient, httpx.TransportError)
 
 @dataclass(frozen=True)
 class Step:
-    """A resource in its stage."""
+    """A resource in its stage.
+
+    ``beside``: nothing before the last stage waits for it. ``hosts``: the later stages are on it.
+    """
 
     stage: str
     resource: Resource
+    beside: bool = False
+    hosts: bool = False
+
+
+Leave = Callable[[Step, Change], bool]
+"""Which changes of a step are found, but not made."""
+
+
+def nothing(_step: Step, _change: Change) -> bool:
+    """Every change is made."""
+    return False
+
+
+def replaced(resource: Resource, change: Change) -> str:
+    """Why a change cannot be made in place; "" when it can."""
+    why: Callable[[Change], str] = getattr(resource, "replaced", lambda change: "")
+    return why(change)
 
 
 @dataclass(frozen=True)
@@ -56,38 +78,87 @@ class Done:
 def steps(server: Server, reach: Reach) -> list[Step]:
     """Everything that the server is made of, in order."""
     machine, database, services = server.machine(), server.database(), server.services()
-    there = on_machine(reach, machine, database, services)
-    on, beside = len(machine), len(machine) + len(database)
-    running, worker = there[beside:]
-    answers, pool, *rest = server.prefect(reach.api)
-    by_stage: tuple[list[Resource], ...] = (
-        bound(cloud_resources(server.spec, reach.target.public_key), reach.compute),
+    asked = remembered(server.prefect(reach.api))
+    there = on_machine(reach, machine, database, services, upon=asked[0].batch)
+    kinds = cloud_resources(server.spec, reach.target.public_key)
+    beside = {kind.name for kind in server.beside()}
+    host = kinds[-1].name
+    on, after = len(machine), len(machine) + len(database)
+    running, worker = there[after:]
+    *first, online, check = asked
+    by_stage: tuple[Sequence[Resource], ...] = (
+        bound(kinds, reach.compute, upon=there[0].batch),
         there[:on],
-        there[on:beside],
-        [running, answers, pool, worker, *rest],
+        there[on:after],
+        [running, *first, worker, online, check],
     )
     return [
-        Step(stage, resource)
+        Step(stage, resource, resource.name in beside, resource.name == host)
         for stage, resources in zip(STAGES, by_stage, strict=True)
         for resource in resources
     ]
 
 
-def settle(todo: list[Step], *, apply: bool) -> Iterator[Done]:
-    """Take the steps in order. The first failure ends it when ``apply``: what follows needs it."""
+def look(todo: Sequence[Step]) -> Iterator[Done]:
+    """Compare every resource with what should be, and change nothing. What is on a machine that is
+    not there, or not running, is not looked at."""
+    away: Unreachable | None = None
     for step in todo:
-        began = time.monotonic()
-        try:
-            outcome = _task(step, apply)()
-        except Exception as error:  # noqa: BLE001 - the flow run says which, and of what step
-            yield Done(step, time.monotonic() - began, error=error)
-            if apply:
+        if away and step.stage != STAGES[0]:
+            yield Done(step, 0.0, error=away)
+            continue
+        yield (done := _done(step, partial(_taken, step, apply=False)))
+        if step.hosts and done.outcome and not done.outcome.keeps("status"):
+            away = Unreachable(
+                f"{step.resource.name} is not running.", repair="Run bootstrap-server."
+            )
+
+
+def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
+    """Make every resource what it should be, but for the changes to ``leave``, in order. The first
+    failure ends it, for what follows needs it.
+
+    The steps that go beside the others do so, one after the other.
+    """
+    waiting: list[tuple[Step, PrefectFuture[Taken]]] = []
+    for step in todo:
+        take = _task(step, leave)
+        if step.beside:
+            before = [future for _, future in waiting]
+            waiting.append((step, take.submit(return_state=False, wait_for=before)))
+            continue
+        if step.stage == STAGES[-1] and waiting:
+            ended = [_done(step, future.result) for step, future in waiting]
+            waiting.clear()
+            yield from ended
+            if any(done.error for done in ended):
                 return
-        else:
-            yield Done(step, time.monotonic() - began, outcome)
+        yield (done := _done(step, take))
+        if done.error:
+            break
+    yield from (_done(step, future.result) for step, future in waiting)
 
 
-def _task(step: Step, apply: bool) -> Task[[], Outcome]:
+Taken = tuple[Outcome, float]
+"""What came of it, and the seconds it took."""
+
+
+def _done(step: Step, taken: Callable[[], Taken]) -> Done:
+    began = time.monotonic()
+    try:
+        outcome, seconds = taken()
+    except Exception as error:  # noqa: BLE001 - the flow run says which, and of what step
+        return Done(step, time.monotonic() - began, error=error)
+    return Done(step, seconds, outcome)
+
+
+def _taken(step: Step, *, apply: bool, leave: Leave = nothing) -> Taken:
+    began = time.monotonic()
+    outcome = reconcile(step.resource, apply=apply, leave=partial(leave, step))
+    return outcome, time.monotonic() - began
+
+
+def _task(step: Step, leave: Leave) -> Task[[], Taken]:
     """A task for one resource. It has no parameter, so nothing of it is stored; and no tag, for which
     Prefect asks its server about limits before and after every run."""
 
@@ -96,12 +167,12 @@ def _task(step: Step, apply: bool) -> Task[[], Outcome]:
         task_run_name=f"{step.stage}: {step.resource.name}",
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=len(RETRIES) if apply else 0,
+        retries=len(RETRIES),
         retry_delay_seconds=list(RETRIES),
         retry_condition_fn=may_pass,
     )
-    def converge() -> Outcome:
-        return reconcile(step.resource, apply=apply)
+    def converge() -> Taken:
+        return _taken(step, apply=True, leave=leave)
 
     return converge
 

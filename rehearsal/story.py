@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -23,8 +24,8 @@ from rehearsal.seed import seed
 
 NAME = "prefect-1"
 BOOTSTRAP, DRIFT, HEALTH = f"bootstrap-server/{NAME}", f"check-drift/{NAME}", f"check-health/{NAME}"
-ANSWERS = "prefect: server's answers"
-"""The step that ends when the new server answers."""
+ANSWERS, LAST = "prefect: server's answers", "prefect: self-check"
+"""The steps that end when the new server answers, and when all is done."""
 BOOTSTRAP_SECONDS, DRIFT_SECONDS, HEALTH_SECONDS, TUNNEL_SECONDS = 600.0, 120.0, 180.0, 60.0
 
 
@@ -39,10 +40,14 @@ def tell(url: str, checkout: Path) -> Json:
         prepared = time.monotonic()
         err.print(f"blocks, deployments and secrets are made ({prepared - began:.1f} s)")
         run = follow.start(client, BOOTSTRAP)
-        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, checkout)
+        drift: list[str] = []
+        at = {
+            ANSWERS: lambda: None if TUNNEL.running() else _open_tunnel(checkout),
+            LAST: lambda: drift.append(follow.start(client, DRIFT)),  # beside what only looks
+        }
+        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, at)
         seconds = time.monotonic() - prepared
         rows = follow.table(client, f"{NAME}-resources", run)
-        drift = follow.start(client, DRIFT)  # beside what follows: both only look
         err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
         server = _reach(checkout)
         with (
@@ -58,7 +63,7 @@ def tell(url: str, checkout: Path) -> Json:
                 "resources": [_resource(row) for row in rows],
             },
             "self_check": {"state": health["name"], "scheduled": True},
-            "drift": {"state": _follow(client, drift, DRIFT, DRIFT_SECONDS)},
+            "drift": {"state": _follow(client, drift[0], DRIFT, DRIFT_SECONDS)},
             "urls": {"laptop": url, "server": server},
         }
 
@@ -86,11 +91,11 @@ def _follow(
     run: str,
     deployment: str,
     seconds: float,
-    checkout: Path | None = None,
+    at: Mapping[str, Callable[[], None]] | None = None,
 ) -> str:
     """The name of the state the run completed with; its steps are shown as they end.
 
-    With a ``checkout``, the tunnel is opened from there as soon as the server answers.
+    ``at`` says what to do when a step of that name has completed.
     """
     shown: set[str] = set()
     with err.status(deployment) as status:
@@ -100,8 +105,8 @@ def _follow(
             for task in sorted(ended, key=lambda task: str(task["end_time"])):
                 shown.add(task["id"])
                 _line(task)
-                if checkout and task["name"] == ANSWERS and not TUNNEL.running():
-                    _open_tunnel(checkout)
+                if at and task["name"] in at and task["state_type"] == "COMPLETED":
+                    at[task["name"]]()
             now = [task["name"] for task in tasks if task["state_type"] == "RUNNING"]
             status.update(escape(f"{deployment}: {', '.join(now) or 'waiting'}"))
             if not WORKER.running():

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pwd
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -30,7 +31,12 @@ MIGRATIONS = "server/database/_migrations/versions/postgresql"
 FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What ``look`` raises: the network's, the URL's, the server's and asyncpg's errors."""
 
+TRIGRAM_INDEX = re.compile(
+    r"(CREATE|DROP) INDEX CONCURRENTLY\s+(?:IF (?:NOT )?EXISTS\s+)?(trgm_\w+)"
+    r"(?:\s+ON (\w+)\s+USING gin \((\w+) gin_trgm_ops\))?"
+)
 # An index that is being built right now is not valid yet either: that one is not a fault.
+# Prefect's tables are those of the same owner as the one in which Alembic notes the revision.
 FACTS = """
 SELECT current_setting('server_version') AS server_version,
        current_setting('server_version_num')::int AS server_version_num,
@@ -44,6 +50,17 @@ SELECT current_setting('server_version') AS server_version,
        pg_is_in_recovery() AS in_recovery,
        current_setting('max_connections')::int AS max_connections,
        (SELECT sum(numbackends) FROM pg_stat_database)::int AS connections,
+       current_schema() IS NOT NULL
+           AND coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS readable,
+       ARRAY(SELECT c.oid::regclass::text
+             FROM pg_class c JOIN pg_class a ON a.oid = to_regclass('alembic_version')
+             WHERE c.relkind IN ('r', 'p') AND (c.relnamespace, c.relowner) = (a.relnamespace, a.relowner)
+               AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                        AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
+             ORDER BY 1) AS refused_tables,
+       ARRAY(SELECT c.relname::text FROM pg_class c
+             WHERE c.relkind = 'i' AND starts_with(c.relname, 'trgm_')
+               AND c.relnamespace::regnamespace::name = ANY (current_schemas(false))) AS trigram_indexes,
        ARRAY(SELECT i.indexrelid::regclass::text
              FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
              WHERE NOT i.indisvalid
@@ -77,10 +94,34 @@ def asyncpg_dsn(url: str) -> str:
     return urlunsplit(parts._replace(scheme="postgresql", query=query))
 
 
+def _migrations() -> Path:
+    spec = importlib.util.find_spec("prefect")
+    return Path(spec.origin).parent / MIGRATIONS if spec and spec.origin else Path(MIGRATIONS)
+
+
+def installed_indexes() -> dict[str, str]:
+    """Name → SQL that makes it, of the indexes that the installed Prefect has on trigrams.
+
+    They are what a lost extension takes with it. Their migrations are named by date, each with the
+    way up before the way down.
+    """
+    indexes: dict[str, str] = {}
+    for file in sorted(_migrations().glob("*.py")):
+        up, _, _ = file.read_text().partition("def downgrade")
+        for does, name, table, column in TRIGRAM_INDEX.findall(up):
+            if does == "DROP":
+                indexes.pop(name, None)
+            elif table:
+                indexes[name] = (
+                    f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name}"
+                    f" ON {table} USING gin ({column} gin_trgm_ops)"
+                )
+    return indexes
+
+
 def installed_revisions() -> list[str]:
     """The revisions of the installed Prefect, oldest first. Raises ValueError when there are none."""
-    spec = importlib.util.find_spec("prefect")
-    folder = Path(spec.origin).parent / MIGRATIONS if spec and spec.origin else Path(MIGRATIONS)
+    folder = _migrations()
     after: dict[str | None, str] = {}
     files = sorted(folder.glob("*.py"))
     for file in files:
@@ -135,14 +176,19 @@ async def facts(connection: Any, revisions: Sequence[str]) -> dict[str, Any]:
     """What ``look`` returns, over an open connection."""
     found = dict(await connection.fetchrow(FACTS))
     stamped, of_prefect = found.pop("stamped"), found.pop("of_prefect")
-    rows = await connection.fetch("SELECT version_num FROM alembic_version") if stamped else []
-    current = sorted(row["version_num"] for row in rows)
-    return found | standing(current, of_prefect, revisions) | {"head": revisions[-1]}
+    looked = stamped and found["readable"]
+    rows = await connection.fetch("SELECT version_num FROM alembic_version") if looked else []
+    stands = standing(sorted(row["version_num"] for row in rows), of_prefect, revisions)
+    there = found.pop("trigram_indexes")
+    expected = installed_indexes() if stands["revision"] == "head" else {}
+    missing = [name for name in expected if name not in there]
+    return found | stands | {"head": revisions[-1], "missing_indexes": missing}
 
 
 async def look(url: str, revisions: Sequence[str]) -> dict[str, Any]:
     """The columns of FACTS up to ``invalid_indexes``, and ``revision``, ``pending``, ``current``,
-    ``head``: JSON values, names quoted as SQL wants them. Raises FAILURES, in 45 s at the latest.
+    ``head``, ``missing_indexes``: JSON values, names quoted as SQL wants them. Raises FAILURES, in
+    45 s at the latest.
     """
     connection = await connect(url, "prefect-bootstrap check")
     try:

@@ -1,4 +1,4 @@
-"""Users, directories and files.
+"""Users, directories and files, and files that must not be there.
 
 A file's content may be secret, so it is compared on the machine: it goes there on stdin, and what
 comes back is whether it is the same.
@@ -20,6 +20,22 @@ $entry
 END
 echo "home=$home"; echo "shell=$shell"; echo "group=$(id -gn "$1")"
 """
+# A user who was there before may get another number: no process may keep the old one, nor a file.
+# The group may have outlived its user.
+ADD = """
+set -e
+systemctl stop "$1-*.service"
+groupadd --force --system "$1"
+useradd --system --gid "$1" --no-create-home --home-dir "$2" --shell "$3" "$1"
+[ ! -d "$2" ] || chown --recursive --no-dereference "$1:$1" "$2"
+"""
+# usermod moves nobody's home while a process of theirs runs. What is stopped is started later on.
+CHANGE = """
+set -e
+groupadd --force --system "$1"
+[ "$(getent passwd "$1" | cut -d: -f6)" = "$2" ] || systemctl stop "$1-*.service"
+usermod --gid "$1" --home "$2" --shell "$3" "$1"
+"""
 # Kind, mode, owner and group; for a file also whether it has the content that is on stdin.
 PATH = """
 [ -e "$1" ] || [ -L "$1" ] || exit 0
@@ -38,6 +54,7 @@ mv -T "$new" "$1"
 """
 OWING = "600"
 """The mode of a file for as long as something still has to follow its change."""
+NOLOGIN = "/usr/sbin/nologin"
 AS_IN_THE_SPEC = "as in the spec"
 
 
@@ -53,7 +70,7 @@ class User:
         return f"user {self.user}"
 
     def desired(self) -> State:
-        return {"home": self.home, "shell": "/usr/sbin/nologin", "group": self.user}
+        return {"home": self.home, "shell": NOLOGIN, "group": self.user}
 
     def probe(self) -> Command:
         return Command(("sh", "-c", USER, "user", self.user))
@@ -62,11 +79,8 @@ class User:
         return pairs(check(self.probe(), result).stdout) or None
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
-        options = ("--home-dir", self.home, "--shell", "/usr/sbin/nologin")
-        if changes[0].missing:
-            new = ("useradd", "--system", "--user-group", "--no-create-home")
-            return [Command((*new, *options, self.user))]
-        return [Command(("usermod", *options, "--gid", self.user, self.user))]
+        script = ADD if changes[0].missing else CHANGE
+        return [Command(("sh", "-c", script, "user", self.user, self.home, NOLOGIN))]
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,8 @@ class Directory:
         return Command(("sh", "-c", PATH, "path", self.path))
 
     def parse(self, result: Result) -> State | None:
-        return pairs(check(self.probe(), result).stdout) or None
+        state = pairs(check(self.probe(), result).stdout)
+        return _of_kind(state, self.desired()) if state else None
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
         user, _, group = self.owner.partition(":")
@@ -127,7 +142,7 @@ class File:
             return None
         content = AS_IN_THE_SPEC if state.pop("content", "") == "same" else "differs"
         kind = state["kind"].replace("regular empty file", "regular file")
-        return {**state, "kind": kind, "content": content}
+        return _of_kind({**state, "kind": kind, "content": content}, self.desired())
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
         # Its own mode comes last: a file whose mode differs owes what follows it.
@@ -136,3 +151,32 @@ class File:
         if not self.then:
             return [write]
         return [write, *map(Command, self.then), Command(("chmod", self.mode, self.path))]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No file at a path where a program would read it and heed it more than ours."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return f"no file {self.path}"
+
+    def desired(self) -> State:
+        return {"exists": False}
+
+    def probe(self) -> Command:
+        return Command(("sh", "-c", PATH, "path", self.path))
+
+    def parse(self, result: Result) -> State:
+        kind = pairs(check(self.probe(), result).stdout).get("kind", "directory")
+        return {"exists": kind != "directory"}
+
+    def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
+        return [Command(("rm", "-f", self.path))]
+
+
+def _of_kind(state: State, desired: State) -> State:
+    """``state``; where a thing of another kind is there, nothing else of it is compared."""
+    return state if state["kind"] == desired["kind"] else {**desired, "kind": state["kind"]}

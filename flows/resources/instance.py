@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from blocks.compute import ApiError, Compute, DeadlinePassed, Json, Remedy
 from flows.reconcile import Change, State, Value
 from flows.resources.account import Account
 from flows.resources.disk import Disk
-from flows.resources.kind import ZonalKind, short
+from flows.resources.kind import ZonalKind, flat, labelled, of_part, short
 from flows.resources.network import Network, Subnet
 
 SCOPES = tuple(
@@ -20,11 +21,19 @@ SCOPES = tuple(
 """Logs and metrics: the machine asks Google for nothing else."""
 SCHEDULING: dict[str, Value] = {"automaticRestart": True, "onHostMaintenance": "MIGRATE"}
 SHIELDED = {"enableSecureBoot": True, "enableVtpm": True, "enableIntegrityMonitoring": True}
+DOORS = (
+    "sshKeys",
+    *(f"{when}-script{url}" for when in ("startup", "shutdown") for url in ("", "-url")),
+)
+"""Metadata that nobody sets on our machine: more SSH keys, and code that runs as root."""
 AT_REST = ("RUNNING", "TERMINATED", "STOPPED", "SUSPENDED")
 """What an instance stays in; everything else is on the way to one of these."""
+DOWN = ("TERMINATED", "STOPPED")
 LOOK_PAUSE, LOOKS = 2.0, 150
 NOT_YET_USABLE = (5.0, 10.0, 20.0, 20.0)
 """Seconds between tries while an account made, or a role granted, a moment ago is not known."""
+
+Edit = Callable[[Compute, Json, Json], None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,10 @@ class Instance(ZonalKind):
 
     public_key: str
     noun, collection, parameter = "instance", "instances", "instance"
+    fixed: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("zone", "network", "subnetwork"), "it stays where it was made"),
+        "bootDisk": "its disk holds what is installed",
+    }
 
     def desired(self) -> State:
         return {
@@ -40,16 +53,16 @@ class Instance(ZonalKind):
             "network": Network(self.spec).id,
             "subnetwork": Subnet(self.spec).id,
             "bootDisk": Disk(self.spec).id,
-            **_flat("labels", self.labels),
-            **_flat("metadata", self._metadata),
+            **flat("labels", self.labels),
+            **flat("metadata", self._metadata | dict.fromkeys(DOORS, "")),
             f"tags.{self.spec.name}": True,
             "accessConfigs": (),
-            **_flat("scheduling", SCHEDULING),
+            **flat("scheduling", SCHEDULING),
             "deletionProtection": True,
             "machineType": self.spec.machine.type,
             "serviceAccount.email": Account(self.spec).id,
             "serviceAccount.scopes": SCOPES,
-            **_flat("shieldedInstanceConfig", SHIELDED),
+            **flat("shieldedInstanceConfig", SHIELDED),
             "status": "RUNNING",
         }
 
@@ -72,7 +85,8 @@ class Instance(ZonalKind):
         self.owned(body)
         nic: Json = body["networkInterfaces"][0]
         boot: Json = next((disk for disk in body["disks"] if disk.get("boot")), {})
-        account: Json = next(iter(body.get("serviceAccounts", ())), {})
+        # Without an account there are no scopes to speak of.
+        account: Json = next(iter(body.get("serviceAccounts", ())), {"scopes": SCOPES})
         shielded, scheduling = (
             body.get(part, {}) for part in ("shieldedInstanceConfig", "scheduling")
         )
@@ -81,16 +95,16 @@ class Instance(ZonalKind):
             "network": short(nic["network"]),
             "subnetwork": short(nic["subnetwork"]),
             "bootDisk": short(boot.get("source", "")),
-            **_flat("labels", body.get("labels", {})),
-            **_flat("metadata", _values(body)),
-            **{f"tags.{tag}": True for tag in body.get("tags", {}).get("items", ())},
+            **flat("labels", body.get("labels", {})),
+            **flat("metadata", dict.fromkeys(DOORS, "") | _values(body)),
+            f"tags.{self.spec.name}": self.spec.name in body.get("tags", {}).get("items", ()),
             "accessConfigs": tuple(f"{nic}: {access}" for nic, access in _ways_out(body)),
-            **_flat("scheduling", {key: scheduling.get(key) for key in SCHEDULING}),
+            **flat("scheduling", {key: scheduling.get(key) for key in SCHEDULING}),
             "deletionProtection": body.get("deletionProtection", False),
             "machineType": short(body["machineType"]),
             "serviceAccount.email": account.get("email"),
             "serviceAccount.scopes": tuple(sorted(account.get("scopes", ()))),
-            **_flat("shieldedInstanceConfig", {key: shielded.get(key) for key in SHIELDED}),
+            **flat("shieldedInstanceConfig", {key: shielded.get(key) for key in SHIELDED}),
             "status": body["status"],
         }
 
@@ -109,26 +123,27 @@ class Instance(ZonalKind):
 
     def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
         """Change it where it runs, or costing a restart where Google wants it stopped."""
-        places = dict.fromkeys(("zone", "network", "subnetwork"), "it stays where it was made")
-        self.keep(changes, {**places, "bootDisk": "its disk holds what is installed"})
+        self.keep(changes)
         parts = {change.attribute.partition(".")[0] for change in changes}
         for part, change_it in self._live.items():
             if part in parts:
-                self.edit(compute, partial(change_it, compute))
-        restart = [edit for part, edit in self._stopped.items() if part in parts]
+                self.edit(compute, partial(change_it, compute, of_part(part, changes)))
+        restart = [part for part in self._stopped if part in parts]
+        up = "status" in parts or (restart and self._at_rest(compute) not in DOWN)
         try:
             if restart:
                 self._stop(compute)
-            for change_it in restart:
-                self.edit(compute, partial(change_it, compute))
+            for part in restart:
+                change_it = self._stopped[part]
+                self.edit(compute, partial(change_it, compute, of_part(part, changes)))
         finally:  # a type that Google refuses must not leave the server down
-            if restart or "status" in parts:
+            if up:
                 self._start(compute)
 
-    # Changes: each is told what is there now, and keeps what is not ours
+    # Changes: each is told what is wanted of its part and what is there now, and keeps the rest
 
     @property
-    def _live(self) -> Mapping[str, Callable[[Compute, Json], None]]:
+    def _live(self) -> Mapping[str, Edit]:
         return {
             "labels": self._set_labels,
             "metadata": self._set_metadata,
@@ -139,48 +154,49 @@ class Instance(ZonalKind):
         }
 
     @property
-    def _stopped(self) -> Mapping[str, Callable[[Compute, Json], None]]:
+    def _stopped(self) -> Mapping[str, Edit]:
         return {
             "machineType": self._set_machine_type,
             "serviceAccount": self._set_account,
             "shieldedInstanceConfig": self._set_shielded,
         }
 
-    def _set_labels(self, compute: Compute, now: Json) -> None:
-        labels = {**now.get("labels", {}), **self.labels}
-        body = {"labels": labels, "labelFingerprint": now["labelFingerprint"]}
-        self.call(compute, "setLabels", body=body)
+    def _set_labels(self, compute: Compute, wanted: Json, now: Json) -> None:
+        self.call(compute, "setLabels", body=labelled(now, wanted))
 
-    def _set_metadata(self, compute: Compute, now: Json) -> None:
-        items = _items({**_values(now), **self._metadata})
+    def _set_metadata(self, compute: Compute, wanted: Json, now: Json) -> None:
+        values = {**_values(now), **wanted}
+        items = _items({k: v for k, v in values.items() if v or k not in wanted})
         body = {"items": items, "fingerprint": now["metadata"]["fingerprint"]}
         self.call(compute, "setMetadata", body=body)
 
-    def _set_tags(self, compute: Compute, now: Json) -> None:
-        tags = sorted({*now["tags"].get("items", ()), self.spec.name})
+    def _set_tags(self, compute: Compute, wanted: Json, now: Json) -> None:
+        tags = sorted({*now["tags"].get("items", ()), *wanted})
         body = {"items": tags, "fingerprint": now["tags"]["fingerprint"]}
         self.call(compute, "setTags", body=body)
 
-    def _cut_off(self, compute: Compute, now: Json) -> None:
+    def _cut_off(self, compute: Compute, _: Json, now: Json) -> None:
         for nic, access in _ways_out(now):
             self.call(compute, "deleteAccessConfig", networkInterface=nic, accessConfig=access)
 
-    def _set_scheduling(self, compute: Compute, now: Json) -> None:
-        self.call(compute, "setScheduling", body={**now.get("scheduling", {}), **SCHEDULING})
+    def _set_scheduling(self, compute: Compute, wanted: Json, now: Json) -> None:
+        self.call(compute, "setScheduling", body={**now.get("scheduling", {}), **wanted})
 
-    def _protect(self, compute: Compute, now: Json) -> None:
+    def _protect(self, compute: Compute, _: Json, _now: Json) -> None:
         where = {"resource": self.id, **self.place}
         method = self.api(compute).setDeletionProtection
         compute.change(method, f"protect {self.name}", deletionProtection=True, **where)
 
-    def _set_machine_type(self, compute: Compute, now: Json) -> None:
+    def _set_machine_type(self, compute: Compute, _: Json, _now: Json) -> None:
         self.call(compute, "setMachineType", body={"machineType": self._machine_type})
 
-    def _set_account(self, compute: Compute, now: Json) -> None:
-        self.call(compute, "setServiceAccount", body=self._account)
+    def _set_account(self, compute: Compute, wanted: Json, now: Json) -> None:
+        account: Json = next(iter(now.get("serviceAccounts", ())), self._account)
+        known = {"email": account["email"], "scopes": account.get("scopes", [])}
+        self.call(compute, "setServiceAccount", body={**known, **wanted})
 
-    def _set_shielded(self, compute: Compute, now: Json) -> None:
-        self.call(compute, "updateShieldedInstanceConfig", body=SHIELDED)
+    def _set_shielded(self, compute: Compute, wanted: Json, _: Json) -> None:
+        self.call(compute, "updateShieldedInstanceConfig", body=wanted)
 
     # Power
 
@@ -231,10 +247,6 @@ class Instance(ZonalKind):
         return {"email": Account(self.spec).id, "scopes": list(SCOPES)}
 
 
-def _flat(part: str, values: Mapping[str, Value]) -> dict[str, Value]:
-    return {f"{part}.{key}": value for key, value in values.items()}
-
-
 def _items(values: Mapping[str, str]) -> list[Json]:
     return [{"key": key, "value": value} for key, value in values.items()]
 
@@ -248,5 +260,8 @@ def _ways_out(body: Json) -> list[tuple[str, str]]:
     """Interface and name of each external address."""
     nics: list[Json] = body["networkInterfaces"]
     return [
-        (nic["name"], access["name"]) for nic in nics for access in nic.get("accessConfigs", ())
+        (nic["name"], access["name"])
+        for nic in nics
+        for way in ("accessConfigs", "ipv6AccessConfigs")
+        for access in nic.get(way, ())
     ]

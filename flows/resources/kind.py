@@ -9,13 +9,13 @@ or, where Compute Engine has no labels, the description ``prefect-bootstrap:<ser
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blocks.compute import ApiError, Compute, Json, Remedy
 from flows.errors import Final, NeedsReplacement, NotOurs, Transient
-from flows.reconcile import Change, State, diff
+from flows.reconcile import Change, State, Value, diff
 from flows.spec import OWNER_LABEL, ServerSpec
 
 TRIES = 5
@@ -27,12 +27,31 @@ def short(url: str) -> str:
     return url.rpartition("/")[2]
 
 
+def flat(part: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Attributes of a part: ``labels.team`` of a label."""
+    return {f"{part}.{key}": value for key, value in values.items()}
+
+
+def of_part(part: str, changes: Sequence[Change]) -> Json:
+    """What is to be changed of a part: the inverse of ``flat``."""
+    names = {change.attribute: change.desired for change in changes}
+    return {n.removeprefix(f"{part}."): v for n, v in names.items() if n.startswith(f"{part}.")}
+
+
+def labelled(now: Json, wanted: Json) -> Json:
+    """The body that sets the wanted labels and keeps the others."""
+    labels = {**now.get("labels", {}), **wanted}
+    return {"labels": labels, "labelFingerprint": now["labelFingerprint"]}
+
+
 @dataclass(frozen=True)
 class Kind(ABC):
     """One resource of the cloud; ``noun`` is what a person calls it."""
 
     spec: ServerSpec
     noun: ClassVar[str]
+    fixed: ClassVar[Mapping[str, str]] = {}
+    """Attributes that cannot be changed in place, and why."""
 
     @property
     @abstractmethod
@@ -98,12 +117,15 @@ class Kind(ABC):
                 if error.remedy is not Remedy.REFETCH or not left:
                     raise
 
-    def keep(self, changes: tuple[Change, ...], why: dict[str, str]) -> None:
-        """Refuse a change of an attribute that ``why`` says cannot be changed."""
+    def replaced(self, change: Change) -> str:
+        """Why only a new one could be what is desired; empty when this one can. Pure."""
+        return "" if change.missing else self.fixed.get(change.attribute, "")
+
+    def keep(self, changes: tuple[Change, ...]) -> None:
+        """Refuse what cannot be changed in place."""
         for change in changes:
-            if change.attribute in why:
-                reason = f"{change} ({why[change.attribute]})"
-                raise NeedsReplacement(self.name, change.attribute, reason)
+            if why := self.replaced(change):
+                raise NeedsReplacement(self.name, change.attribute, f"{change} ({why})")
 
 
 class ComputeKind(Kind):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Any
+from typing import Any, ClassVar
 
 from blocks.compute import Compute, Json
 from flows.reconcile import Change, State
@@ -17,7 +18,7 @@ NAT = {
     "logConfig": {"enable": True, "filter": "ERRORS_ONLY"},
 }
 """Addresses that Google chooses, for one subnet; translations that failed are logged."""
-ELSEWHERE = "it stays in the network it was made in"
+ELSEWHERE = {"network": "it stays in the network it was made in"}
 
 
 class Network(ComputeKind):
@@ -27,6 +28,9 @@ class Network(ComputeKind):
     """
 
     noun, collection, parameter = "network", "networks", "network"
+    fixed: ClassVar[Mapping[str, str]] = {
+        "autoCreateSubnetworks": "its mode is chosen when it is made"
+    }
 
     @property
     def id(self) -> str:
@@ -57,7 +61,7 @@ class Network(ComputeKind):
         }
 
     def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
-        self.keep(changes, {"autoCreateSubnetworks": "its mode is chosen when it is made"})
+        self.keep(changes)
         if changes:
             self.call(compute, "patch", body={"routingConfig": {"routingMode": "REGIONAL"}})
 
@@ -72,6 +76,7 @@ class Subnet(_Regional):
     """The subnet, from which Google's APIs are reached without an external address."""
 
     noun, collection, parameter = "subnet", "subnetworks", "subnetwork"
+    fixed = ELSEWHERE
 
     @property
     def id(self) -> str:
@@ -100,20 +105,22 @@ class Subnet(_Regional):
             "privateIpGoogleAccess": body.get("privateIpGoogleAccess", False),
         }
 
-    def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
+    def replaced(self, change: Change) -> str:
         """A range grows, when the wanted one contains what there is; it never shrinks."""
+        if change.attribute == "ipCidrRange" and not change.missing:
+            wanted, there = (IPv4Network(str(r)) for r in (change.desired, change.actual))
+            return "" if there.subnet_of(wanted) else "a range can only grow"
+        return super().replaced(change)
+
+    def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
         if not changes:
             return
-        body = self.present(compute)
-        self.untouched(body, changes)
-        cidr, is_cidr = self.spec.network.cidr, IPv4Network(body["ipCidrRange"])
-        why = {"network": ELSEWHERE}
-        if not is_cidr.subnet_of(IPv4Network(cidr)):
-            why["ipCidrRange"] = "a range can only grow"
-        self.keep(changes, why)
+        self.untouched(self.present(compute), changes)
+        self.keep(changes)
         for change in changes:
             if change.attribute == "ipCidrRange":
-                self.call(compute, "expandIpCidrRange", body={"ipCidrRange": cidr})
+                wider = {"ipCidrRange": self.spec.network.cidr}
+                self.call(compute, "expandIpCidrRange", body=wider)
             else:
                 wanted = {"privateIpGoogleAccess": True}
                 self.call(compute, "setPrivateIpGoogleAccess", body=wanted)
@@ -123,6 +130,7 @@ class Router(_Regional):
     """The router, and the Cloud NAT on it: the server's only way out."""
 
     noun, collection, parameter = "router", "routers", "router"
+    fixed = ELSEWHERE
 
     @property
     def id(self) -> str:
@@ -134,7 +142,7 @@ class Router(_Regional):
         return {"name": self.spec.named("nat"), **NAT, "subnetworks": [ours]}
 
     def desired(self) -> State:
-        return {"network": Network(self.spec).id, **_nat(self.nat)}
+        return {"network": Network(self.spec).id, **self._nat(self.nat)}
 
     def body(self) -> Json:
         network = Network(self.spec).link
@@ -149,28 +157,34 @@ class Router(_Regional):
         self.owned(body)
         nats: list[Json] = body.get("nats", [])
         ours = next((nat for nat in nats if nat["name"] == self.nat["name"]), {})
-        return {"network": short(body["network"]), **_nat(ours)}
+        return {"network": short(body["network"]), **self._nat(ours)}
+
+    def _nat(self, nat: Json) -> State:
+        """Of one that is not there, only this is said: the rest would repeat it."""
+        name, nat = nat.get("name", ""), nat or self.nat
+        log = nat.get("logConfig", {})
+        subnets: list[Json] = nat.get("subnetworks", [])
+        return {
+            "nat": name,
+            "nat.addresses": nat.get("natIpAllocateOption"),
+            "nat.sources": nat.get("sourceSubnetworkIpRangesToNat"),
+            "nat.subnets": tuple(
+                sorted(
+                    f"{short(s['name'])}: {', '.join(s['sourceIpRangesToNat'])}" for s in subnets
+                )
+            ),
+            "nat.log": log.get("filter", "ALL") if log.get("enable") else "off",
+        }
 
     def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
         """Other NATs on the router stay as they are."""
-        self.keep(changes, {"network": ELSEWHERE})
+        self.keep(changes)
         if changes:
-            nats: list[Json] = self.present(compute).get("nats", [])
-            others = [nat for nat in nats if nat["name"] != self.nat["name"]]
-            self.call(compute, "patch", body={"nats": [*others, self.nat]})
-
-
-def _nat(nat: Json) -> State:
-    log = nat.get("logConfig", {})
-    subnets: list[Json] = nat.get("subnetworks", [])
-    return {
-        "nat.addresses": nat.get("natIpAllocateOption"),
-        "nat.sources": nat.get("sourceSubnetworkIpRangesToNat"),
-        "nat.subnets": tuple(
-            sorted(f"{short(s['name'])}: {', '.join(s['sourceIpRangesToNat'])}" for s in subnets)
-        ),
-        "nat.log": log.get("filter") if log.get("enable") else None,
-    }
+            nats = {nat["name"]: nat for nat in self.present(compute).get("nats", ())}
+            ours, name = self.nat, self.nat["name"]
+            if not {"nat", "nat.log"} & {change.attribute for change in changes}:
+                ours["logConfig"] = nats.get(name, {}).get("logConfig", {"enable": False})
+            self.call(compute, "patch", body={"nats": list({**nats, name: ours}.values())})
 
 
 @dataclass(frozen=True)
@@ -181,6 +195,10 @@ class Firewall(ComputeKind):
     port: int
     sources: tuple[str, ...]
     noun, collection, parameter = "firewall rule", "firewalls", "firewall"
+    fixed: ClassVar[Mapping[str, str]] = {
+        **ELSEWHERE,
+        "direction": "it is chosen when a rule is made",
+    }
 
     @property
     def id(self) -> str:
@@ -222,10 +240,12 @@ class Firewall(ComputeKind):
 
     def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
         """Replace the rule: a patch could not take away what another has added to it."""
-        self.keep(changes, {"network": ELSEWHERE, "direction": "it is chosen when a rule is made"})
+        self.keep(changes)
         if changes:
-            kept = {k: v for k, v in self.present(compute).items() if k == "logConfig"}
-            self.call(compute, "update", body={**self.body(), **kept})
+            kept = {"logConfig", *self.desired()} - {change.attribute for change in changes}
+            ours = {k: v for k, v in self.body().items() if k not in kept}
+            theirs = {k: v for k, v in self.present(compute).items() if k in kept}
+            self.call(compute, "update", body={**ours, **theirs})
 
 
 def _traffic(entry: Json) -> str:

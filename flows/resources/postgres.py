@@ -2,7 +2,7 @@
 
 Both kinds look through the server's own eyes, with one and the same command. The database is not
 ours: what it lacks is said as the line of SQL that its administrator runs. The schema is: it is
-migrated up, under a lock, and never down; nothing in it is ever dropped.
+migrated up, under a lock, and never down, and its indexes are healed; nothing else is ever dropped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from flows.probes import database, migrate
 from flows.reconcile import Change, State
 
 OLDEST = 14
+SHOWN = 3
+"""Tables that are named at most."""
 _SECRET = "in the secret that holds the database URL"  # noqa: S105 - a part of a sentence
 _AWAY = (
     "Check that the database runs and lets the server's network in, and the host and the port "
@@ -111,6 +113,7 @@ class Database(_Postgres):
             "PostgreSQL": f"{OLDEST} or newer",
             "writes": "accepted",
             "new tables": "allowed",
+            "rows": "allowed",
             "pg_trgm": "available",
         }
 
@@ -125,6 +128,7 @@ class Database(_Postgres):
             and "refused, it is a standby; put the primary's address in the database URL",
             "new tables": not found["create_in_schema"]
             and f"refused; in {name}, run GRANT USAGE, CREATE ON SCHEMA {schema} TO {user};",
+            "rows": _rows(found),
             "pg_trgm": not found["pg_trgm_installed"] and _extension(found),
         }
         return {key: faults[key] or value for key, value in self.desired().items()}
@@ -141,6 +145,18 @@ class Database(_Postgres):
         )
 
 
+def _rows(found: dict[str, Any]) -> str:
+    """What keeps the user from the rows of Prefect's tables, empty when nothing does."""
+    tables, more = found["refused_tables"][:SHOWN], len(found["refused_tables"]) - SHOWN
+    if not tables:
+        return ""
+    named = ", ".join(tables) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"refused of {named}; in {found['database']}, run GRANT SELECT, INSERT, UPDATE, DELETE"
+        f" ON ALL TABLES IN SCHEMA {found['schema']} TO {found['user']};"
+    )
+
+
 def _extension(found: dict[str, Any]) -> str:
     if not found["pg_trgm_available"]:
         return "unknown there; install PostgreSQL's contrib extensions on the database's machine"
@@ -151,41 +167,55 @@ def _extension(found: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Schema(_Postgres):
-    """Prefect's tables, at the revision that the installed Prefect has as its head."""
+    """Prefect's tables, at the revision that the installed Prefect has as its head, with the
+    extension and the indexes that finding by a part of a name needs."""
 
     prefect_home: str
     name = "schema"
 
     def desired(self) -> State:
-        return {"revision": "head", "pending migrations": 0, "invalid indexes": ()}
+        return {
+            "revision": "head",
+            "pg_trgm": "installed",
+            "missing indexes": (),
+            "invalid indexes": (),
+        }
 
     def parse(self, result: Result) -> State:
+        """A migration brings the extension, and the extension's loss takes its indexes along: one
+        cause is told once."""
         found = self._found(result)
-        current = ", ".join(found["current"]) or "none"
-        revision = found["revision"]
+        if not found["readable"]:
+            raise Final(
+                f"The schema could not be read: {found['user']} may not look into it.",
+                repair="Give the rights back that the database lacks.",
+            )
+        current, revision = ", ".join(found["current"]) or "none", found["revision"]
+        if revision == "behind":
+            revision = f"behind by {found['pending']}"
+        there = revision == "empty" or found["pg_trgm_installed"]
         return {
             "revision": revision if revision in ("head", "empty") else f"{revision}: {current}",
-            "pending migrations": found["pending"],
+            "pg_trgm": "installed" if there else "missing",
+            "missing indexes": tuple(found["missing_indexes"]) if there else (),
             "invalid indexes": tuple(found["invalid_indexes"]),
         }
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
-        """The migration. Raises Final where only a person can decide."""
-        actual = {change.attribute: change.actual for change in changes}
-        if isinstance(indexes := actual.get("invalid indexes"), tuple):
-            raise _invalid(indexes)
-        stands = str(actual["revision"]).partition(": ")[0]
+        """The migration, which heals the indexes, too. Raises Final where only a person can decide."""
+        revision = str({change.attribute: change.actual for change in changes}.get("revision"))
+        stands = revision.partition(": ")[0]
         if stands == "ahead":
             raise Final(
-                f"A newer Prefect has written this database, revision {actual['revision']}.",
+                f"A newer Prefect has written this database, revision {revision}.",
                 repair="Put that version of Prefect, or a newer one, in the spec; we never migrate down.",
             )
         if stands == "unknown":
             raise Final(
-                f"This is not a database of Prefect's, revision {actual['revision']}.",
+                f"This is not a database of Prefect's, revision {revision}.",
                 repair="Name an empty database in the database URL, or restore Prefect's from a backup.",
             )
-        seconds = migrate.LOCK_SECONDS + migrate.UPGRADE_SECONDS + 60
+        seconds = migrate.LOCK_SECONDS + migrate.UPGRADE_SECONDS + migrate.INDEX_SECONDS + 60
         source = _with_database(inspect.getsource(migrate))
         return [self._program(source, self.prefect_home, seconds=seconds)]
 
@@ -198,17 +228,4 @@ def _with_database(source: str) -> str:
         f"module = sys.modules[{name!r}] = types.ModuleType({name!r})\n"
         f"exec({inspect.getsource(database)!r}, module.__dict__)\n"
         f"exec({source!r})\n"
-    )
-
-
-def _invalid(indexes: Sequence[str]) -> Final:
-    # What an interrupted REINDEX CONCURRENTLY leaves beside the index that it was to replace.
-    lines = (
-        f"{'DROP' if '_ccnew' in index or '_ccold' in index else 'REINDEX'}"
-        f" INDEX CONCURRENTLY {index};"
-        for index in indexes
-    )
-    return Final(
-        f"Indexes are invalid, by a build that was interrupted or met duplicates: {', '.join(indexes)}.",
-        repair=f"Run as the owner of the tables, when no migration runs: {' '.join(lines)}",
     )

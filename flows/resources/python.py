@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blocks.shell import Command, Result, check
+from blocks.shell import OUT_OF_TIME, Command, Result, check
 from flows.errors import Final
 from flows.probes import closure, package
 from flows.reconcile import Change, State
@@ -82,7 +82,10 @@ class Uv:
     def parse(self, result: Result) -> State | None:
         if result.code == NO_COMMAND:
             return None
-        return {"version": (check(self.probe(), result).stdout.split() or ["", ""])[1]}
+        if result.code == OUT_OF_TIME:
+            check(self.probe(), result)
+        _, version, *_ = f"{result.stdout} - -".split()
+        return {"version": f"broken: exit {result.code}" if result.code else version}
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
         new = (INTERPRETER, "-m", "venv", "--clear", "--without-pip", self.path)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from blocks.shell import Command, Result, Shell, check
-from flows.reconcile import Batch, Batched, Change, Described, Resource, State
+from flows.reconcile import Batch, Batched, Change, Described, State
 
 
 class MachineKind(Described, Protocol):
@@ -42,8 +42,11 @@ class OnMachine(Batched[MachineKind]):
         self.batch.know(self.kind, _parsed(self.kind, results[-1]))
 
 
-def on_machine(shell: Shell, *groups: Sequence[MachineKind]) -> list[Resource]:
-    """Resources that share their round trips; what a group changes may matter to later ones."""
+def on_machine(
+    shell: Shell, *groups: Sequence[MachineKind], upon: Batch[Any] | None = None
+) -> list[OnMachine]:
+    """Resources that share their round trips; what a group changes may matter to later ones, and
+    to what stands ``upon`` them."""
 
     def read(wanted: Sequence[MachineKind]) -> list[State | Exception | None]:
         probes = [kind.probe() for kind in wanted]
@@ -51,7 +54,7 @@ def on_machine(shell: Shell, *groups: Sequence[MachineKind]) -> list[Resource]:
         results = dict(zip(distinct, shell.run(distinct, together=True), strict=True))
         return [_parsed(kind, results[probe]) for kind, probe in zip(wanted, probes, strict=True)]
 
-    batch = Batch(groups, read)
+    batch = Batch(groups, read, upon)
     return [OnMachine(kind, batch, shell) for group in groups for kind in group]
 
 

@@ -17,21 +17,45 @@ from flows.resources.python import INTERPRETER
 from flows.resources.shell import pairs
 
 UNITS = "/etc/systemd/system"
-SERVICE = """
+OTHERS = (
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/system",
+)
+"""Where a unit of ours has no file: what is there is an override, and hides or changes ours."""
+OURS = "PREFECT_HOME"
+"""The one setting that our units give as a variable."""
+# Drop-ins also where systemd has not read them yet. Of variables only the names: those the process
+# was started with, and those it would be started with. Its directory is gone where it was made anew.
+SERVICE = f"""
 set -e
-systemctl show --property=UnitFileState,ActiveState,SubState,DropInPaths,NeedDaemonReload "$1"
-! sha256sum --check --status "/run/${1%.service}/configuration" 2>/dev/null || echo configuration=current
+shown=$(systemctl show --property=UnitFileState,ActiveState,SubState,FragmentPath,DropInPaths,NeedDaemonReload,MainPID "$1")
+echo "$shown"
+pid=/proc/$(echo "$shown" | sed -n 's/^MainPID=//p')
+case $(readlink "$pid/cwd") in
+*"(deleted)") ;;
+*) ! sha256sum --check --status "/run/${{1%.service}}/configuration" 2>/dev/null || echo configuration=current ;;
+esac
+echo "DropIns="$(for folder in {UNITS} {" ".join(OTHERS)}; do find "$folder/$1.d" -name '*.conf' 2>/dev/null; done)
+echo "Variables="$({{
+    grep --null-data --text --only-matching --ignore-case '^PREFECT_[^=]*' "$pid/environ" 2>/dev/null | tr '\\0' '\\n'
+    systemctl show-environment | grep --only-matching --ignore-case '^PREFECT_[^=]*'
+}} | sort -u)
 """
-# Overrides of every kind; our own unit file stays.
-CLEAR = """
-for folder in /etc/systemd/system /run/systemd/system /etc/systemd/system.control /run/systemd/system.control
-do rm -rf "$folder/$1.d"; done
+# Overrides of every kind, and variables for every service; our own unit file stays.
+CLEAR = f"""
+unit=$1; shift
+rm -rf "{UNITS}/$unit.d"
+for folder; do rm -rf "$folder/$unit" "$folder/$unit.d"; done
+names=$(systemctl show-environment | grep --only-matching --ignore-case '^PREFECT_[^=]*')
+[ -z "$names" ] || systemctl unset-environment $names
 """
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service: enabled, running, with today's configuration and no override."""
+    """A service: enabled, running, with today's configuration, and nothing that beats it."""
 
     unit: str
     url: str = ""
@@ -48,6 +72,7 @@ class Service:
             "at boot": "enabled",
             "state": "active (running)",
             "overrides": (),
+            "settings from the environment": (),
             "configuration": "current",
         }
 
@@ -55,22 +80,34 @@ class Service:
         return Command(("sh", "-c", SERVICE, "service", self.unit))
 
     def parse(self, result: Result) -> State:
+        """The configuration is told of a service that runs and could run again, else it is moot."""
         said = pairs(check(self.probe(), result).stdout)
-        current = said.get("configuration") == "current" and said["NeedDaemonReload"] == "no"
+        boot = said["UnitFileState"]
+        overrides = {*said["DropInPaths"].split(), *said["DropIns"].split()}
+        if not _masked(boot) and said["FragmentPath"] not in ("", f"{UNITS}/{self.unit}"):
+            overrides.add(said["FragmentPath"])
+        # An override that waits for systemd to read it is told as one, not as a unit file that does.
+        read = said["NeedDaemonReload"] == "no" or overrides
+        current = said.get("configuration") == "current" and read
+        moot = said["ActiveState"] != "active" or _masked(boot)
         return {
-            "at boot": said["UnitFileState"] or "no unit",
+            "at boot": boot or "no unit",
             "state": f"{said['ActiveState']} ({said['SubState']})",
-            "overrides": tuple(said["DropInPaths"].split()),
-            "configuration": "current" if current else "older",
+            "overrides": tuple(sorted(overrides)),
+            "settings from the environment": tuple(
+                name for name in said["Variables"].split() if name != OURS
+            ),
+            "configuration": "current" if current or moot else "older",
         }
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
-        differs = {change.attribute for change in changes}
-        clear = ("sh", "-c", CLEAR, "clear", self.unit)  # also what systemd has not read yet
-        commands = [Command(clear), Command(("systemctl", "daemon-reload"))]
-        if "at boot" in differs:
+        actual = {change.attribute: change.actual for change in changes}
+        commands = [Command(("systemctl", "daemon-reload"))]
+        if actual.keys() & {"at boot", "overrides", "settings from the environment"}:
+            commands.insert(0, Command(("sh", "-c", CLEAR, "clear", self.unit, *OTHERS)))
+        if "at boot" in actual:
             commands.append(Command(("systemctl", "enable", "--quiet", self.unit)))
-        if differs - {"at boot"}:
+        if actual.keys() - {"at boot"} or _masked(actual["at boot"]):
             wait = (INTERPRETER, "-I", "-c", inspect.getsource(started))
             commands += [
                 Command(("systemctl", "reset-failed", self.unit)),
@@ -78,3 +115,7 @@ class Service:
                 Command((*wait, self.unit, self.url, str(self.seconds)), seconds=self.seconds + 30),
             ]
         return commands
+
+
+def _masked(state: object) -> bool:
+    return str(state).startswith("masked")

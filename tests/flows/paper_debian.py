@@ -15,41 +15,19 @@ import tomllib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from flows.probes import closure, package
-from flows.resources import python
+from flows.resources import python, systemd
 from flows.resources.shell import pairs
 from flows.resources.systemd import UNITS
+from tests.flows.paper_disk import Disk, Node, lines, need
 
 JOURNALD = "/etc/systemd/journald.conf.d/prefect.conf"
 _FACTS = Path(__file__).parent / "data"
-
-
-class Failed(Exception):
-    """The command ends with ``code`` and says ``stderr``."""
-
-    def __init__(self, stderr: str, code: int = 1) -> None:
-        super().__init__(stderr)
-        self.stderr, self.code = stderr, code
-
-
-def need(condition: object, otherwise: str, code: int = 1) -> None:
-    if not condition:
-        raise Failed(otherwise, code)
-
-
-@dataclass
-class Node:
-    """What lies at a path; ``kind`` as ``stat`` says it."""
-
-    kind: str = "regular file"
-    content: str = ""
-    mode: str = "644"
-    owner: str = "root:root"
 
 
 @dataclass
@@ -61,9 +39,8 @@ class Unit:
     """The unit file and its drop-ins, as they were at the last reload."""
     running: dict[str, str] = field(default_factory=dict)
     """Path → content of the configuration it was started with; empty: not running."""
-
-
-_directory = partial(Node, "directory", mode="755")
+    variables: frozenset[str] = frozenset()
+    """Names of those it was started with."""
 
 
 def _database(which: str) -> dict[str, Any]:
@@ -73,14 +50,16 @@ def _database(which: str) -> dict[str, Any]:
 
 
 @dataclass
-class Debian:
+class Debian(Disk):
     """Freshly booted, beside an empty database."""
 
     packages: set[str] = field(default_factory=set)
     indexed: bool = False
-    users: dict[str, dict[str, str]] = field(default_factory=dict)
-    files: dict[str, Node] = field(default_factory=lambda: {UNITS: _directory()})
     units: dict[str, Unit] = field(default_factory=dict)
+    variables: frozenset[str] = frozenset()
+    """Names of those that systemd starts every service with."""
+    kept_variables: frozenset[str] = frozenset()
+    """Of these, those in a file of systemd's own, which ``unset-environment`` does not reach."""
     journald: str = ""
     """The configuration that journald was started with."""
     database: dict[str, Any] = field(default_factory=lambda: _database("empty"))
@@ -92,10 +71,15 @@ class Debian:
         the services run with it."""
         kept = {p: n for p, n in self.files.items() if not p.endswith("/proven")}
         units = {
-            name: (unit.enabled, self._current(name), unit.loaded == self._unit(name))
+            name: (
+                unit.enabled,
+                self._current(name),
+                unit.loaded == self._unit(name),
+                unit.variables,
+            )
             for name, unit in self.units.items()
         }
-        return self.packages, self.users, kept, units, self.database
+        return self.packages, self.users, kept, units, self.variables, self.database
 
     # Debian
 
@@ -103,47 +87,25 @@ class Debian:
         need(self.indexed, "E: Unable to locate package", 100)
         self.packages |= set(names)
 
-    def user(self, options: Sequence[str], user: str) -> None:
-        told = dict(zip(options[::2], options[1::2], strict=True))
-        home, shell = told["--home-dir"], told["--shell"]
-        self.users[user] = {"home": home, "shell": shell, "group": told.get("--gid", user)}
+    def add_user(self, user: str, home: str, shell: str) -> None:
+        need(user not in self.users, f"useradd: user '{user}' already exists", 9)
+        self._stop()
+        self.users[user] = {"home": home, "shell": shell, "group": user}
+        for path in self.files:
+            if f"{path}/".startswith(f"{home}/"):
+                self.files[path].owner = f"{user}:{user}"
 
-    # Files
+    def change_user(self, user: str, home: str, shell: str) -> None:
+        if self.users[user]["home"] != home:
+            self._stop()
+        self.users[user].update(home=home, shell=shell, group=user)
 
-    def stat(self, path: str, content: str) -> str:
-        node = self.files.get(path)
-        if node is None:
-            return ""
-        shown = lines({"kind": node.kind, "mode": node.mode, "owner": node.owner})
-        if node.kind != "regular file":
-            return shown
-        return f"{shown}\ncontent={'same' if node.content == content else 'other'}"
+    def _stop(self) -> None:
+        for unit in self.units.values():
+            unit.running, unit.variables = {}, frozenset()
 
-    def put(self, path: str, node: Node) -> None:
-        parent = self.files.get(str(PurePosixPath(path).parent))
-        need(parent and parent.kind == "directory", f"{path}: No such file or directory")
-        user = node.owner.partition(":")[0]
-        need(user in {"root", *self.users}, f"invalid user: {user}")
-        there = self.files.get(path)
-        need(not there or there.kind != "directory", f"{path}: Is a directory")
-        self.files[path] = node
-
-    def mkdir(self, path: str, mode: str, owner: str) -> None:
-        user, there = owner.partition(":")[0], self.files.get(path)
-        need(user in {"root", *self.users}, f"invalid user: {user}")
-        need(there is None or there.kind == "directory", f"{path} exists but is not a directory")
-        for parent in PurePosixPath(path).parents:
-            self.files.setdefault(str(parent), _directory())
-        self.files[path] = Node("directory", "", mode, owner)
-
-    def remove(self, *paths: str) -> None:
-        for path in paths:
-            for there in [p for p in self.files if f"{p}/".startswith(f"{path}/")]:
-                del self.files[there]
-
-    def needs(self, *paths: str) -> None:
-        for path in paths:
-            need(path in self.files, f"{path}: No such file or directory", 127)
+    def unset_variables(self) -> None:
+        self.variables &= self.kept_variables
 
     # Python
 
@@ -226,11 +188,21 @@ class Debian:
         unit, (kind, *_) = self.units.get(name, Unit()), self._unit(name)
         known = name in self.units
         state = {"regular file": "enabled" if unit.enabled else "disabled", "absent": ""}
+        hidden = [f for f in systemd.OTHERS if f"{f}/{name}" in self.files]
+        drop_ins = [
+            path
+            for folder in (UNITS, *systemd.OTHERS)
+            for path in self.files
+            if path.startswith(f"{folder}/{name}.d/")
+        ]
         shown = {
-            "UnitFileState": state.get(str(kind), "masked"),
+            "UnitFileState": "masked" if hidden else state.get(str(kind), "masked"),
             "ActiveState": "active" if unit.running else "inactive",
             "SubState": "running" if unit.running else "dead",
+            "FragmentPath": f"{(hidden or [UNITS])[0]}/{name}",
             "DropInPaths": " ".join(map(str, unit.loaded[2:])),
+            "DropIns": " ".join(drop_ins),
+            "Variables": " ".join(sorted(unit.variables | self.variables)),
             "NeedDaemonReload": "yes" if known and unit.loaded != self._unit(name) else "no",
             "configuration": "current" if known and self._current(name) else "none",
         }
@@ -254,15 +226,20 @@ class Debian:
     def restart(self, name: str) -> None:
         unit = self.units[name]
         kind, text, *_ = unit.loaded
-        unit.running = {}
+        unit.running, unit.variables = {}, frozenset()
+        hidden = [f for f in systemd.OTHERS if f"{f}/{name}" in self.files]
+        need(not hidden, f"Unit {name} is masked")
         need(kind == "regular file", f"Unit {name} not found or masked")
         said = pairs(str(text))
         words = shlex.split(said["ExecStartPre"])[-1].split()
-        recorded = words[words.index("sha256sum") + 1 : words.index(">")]
+        recorded = words[words.index("sha256sum") + 1 : words.index("$(find")]
         program, toml = said["ExecStart"].split()[0], f"{said['WorkingDirectory']}/prefect.toml"
         for path in (program, toml, *recorded):
             need(path in self.files, f"Job for {name} failed: {path}")
+        stray = f"{said['WorkingDirectory']}/.env"
+        recorded += [stray] * (stray in self.files)
         unit.running = {path: self.files[path].content for path in recorded}
+        unit.variables = self.variables | {systemd.OURS}
 
     def started(self, name: str, url: str) -> None:
         running = self.units[name].running
@@ -292,7 +269,3 @@ def _digest(wheel: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(base64.b64decode(wheel))).extractall(folder)
         return package.digest(Path(folder))
-
-
-def lines(values: dict[str, str]) -> str:
-    return "\n".join(f"{name}={value}" for name, value in values.items())

@@ -16,7 +16,8 @@ from flows.probes import closure, database, package, started
 from flows.reconcile import Change
 from flows.resources import apt, files, python, systemd
 from flows.resources.postgres import Schema
-from tests.flows.paper_debian import Debian, Failed, Node, lines, need
+from tests.flows.paper_debian import Debian
+from tests.flows.paper_disk import Failed, Node, lines, need
 
 _PLACE = python.Installation("1", "/p", "", python.Uv("1", "/u", ""), "/c")
 _SCHEMA = Schema("python", "directory", "user", prefect_home="home")
@@ -112,10 +113,10 @@ class PaperMachine:
         if command.argv[: len(_APT)] == _APT:
             return self._apt(command.argv[len(_APT) :])
         match command.argv:
-            case ("useradd", "--system", "--user-group", "--no-create-home", *options, user):
-                return partial(on.user, options, user)
-            case ("usermod", *options, user):
-                return partial(on.user, options, user)
+            case ("sh", "-c", files.ADD, "user", *who):
+                return partial(on.add_user, *who)
+            case ("sh", "-c", files.CHANGE, "user", *who):
+                return partial(on.change_user, *who)
             case ("install", "-d", "-m", mode, "-o", user, "-g", group, path):
                 return partial(on.mkdir, path, mode, f"{user}:{group}")
             case ("install", "-d", path):
@@ -124,7 +125,7 @@ class PaperMachine:
                 return partial(on.put, path, Node("regular file", stdin, mode, owner))
             case ("chmod", mode, path):
                 return lambda: setattr(on.files[path], "mode", mode)
-            case ("rm", "-rf", *paths):
+            case ("rm", "-rf" | "-f", *paths):
                 return partial(on.remove, *paths)
             case (python.INTERPRETER, "-m", "venv", "--clear", "--without-pip", env):
                 return partial(on.venv, env)
@@ -138,8 +139,8 @@ class PaperMachine:
                 return partial(on.same, root)
             case ("sh", "-c", python.SMOKE, "smoke", root):
                 return partial(on.smoke, root)
-            case ("sh", "-c", systemd.CLEAR, "clear", unit):
-                return partial(on.remove, f"{systemd.UNITS}/{unit}.d")
+            case ("sh", "-c", systemd.CLEAR, "clear", unit, *_):
+                return lambda: self._clear(unit)
             case ("systemctl", "daemon-reload"):
                 return on.reload
             case ("systemctl", "restart", "systemd-journald.service"):
@@ -156,6 +157,11 @@ class PaperMachine:
                 assert stdin == Script.MIGRATE, "another program to migrate the database with"
                 return partial(on.migrate, user, path, folder)
         raise _unknown(command.argv)
+
+    def _clear(self, unit: str) -> None:
+        others = [f"{f}/{unit}" for f in systemd.OTHERS]
+        self.debian.remove(f"{systemd.UNITS}/{unit}.d", *others, *(f"{path}.d" for path in others))
+        self.debian.unset_variables()
 
     def _apt(self, does: tuple[str, ...]) -> Callable[[], object]:
         match does:

@@ -14,7 +14,7 @@ from httplib2 import Response
 
 from blocks.compute import ApiError, Compute, DeadlinePassed
 from flows.errors import Final, NeedsReplacement, NotOurs
-from flows.reconcile import Outcome, Resource, reconcile
+from flows.reconcile import Change, Outcome, Resource, reconcile
 from flows.resources.compute import SIDE_BY_SIDE, bound, cloud_resources
 from flows.spec import OWNER_LABEL, ServerSpec
 from rehearsal.cloud import Cloud
@@ -159,7 +159,7 @@ def test_what_is_missing_is_made_and_a_rerun_changes_nothing(lab: Lab) -> None:
 
 def test_a_rerun_asks_once_for_each_and_writes_nothing(server: Lab) -> None:
     server.run()
-    assert len(server.http.asked) == len(set(server.http.asked)) == 8
+    assert len(server.http.asked) == len(set(server.http.asked)) == 9
     assert server.http.writes == []
     assert server.clients <= SIDE_BY_SIDE
 
@@ -191,8 +191,11 @@ def test_clients_are_sorted_and_named_once(lab: Lab) -> None:
 
 # Back from every drift
 
+STRANGER: Json = {"email": "x@rehearsal.iam.gserviceaccount.com", "scopes": ["y"]}
+ACCOUNT, INSECURE = "setServiceAccount", "updateShieldedInstanceConfig"
 INSTANCE_SPOILED: list[tuple[str, Json, dict[str, str], list[str]]] = [
     ("setScheduling", {"automaticRestart": False}, {}, ["scheduling.automaticRestart"]),
+    ("setScheduling", {"onHostMaintenance": "TERMINATE"}, {}, ["scheduling.onHostMaintenance"]),
     ("setDeletionProtection", {}, {"deletionProtection": "false"}, ["deletionProtection"]),
     (
         "addAccessConfig",
@@ -201,28 +204,19 @@ INSTANCE_SPOILED: list[tuple[str, Json, dict[str, str], list[str]]] = [
         ["accessConfigs"],
     ),
     ("stop", {}, {}, ["status"]),
+    ("setMachineType", {"machineType": f"{ZONAL}/machineTypes/e2-small"}, {}, ["machineType"]),
+    (ACCOUNT, STRANGER, {}, ["serviceAccount.email", "serviceAccount.scopes"]),
+    (ACCOUNT, {}, {}, ["serviceAccount.email"]),
+    (INSECURE, {"enableSecureBoot": False}, {}, ["shieldedInstanceConfig.enableSecureBoot"]),
     (
-        "setMachineType",
-        {"machineType": f"{ZONAL}/machineTypes/e2-standard-4"},
+        INSECURE,
+        {"enableIntegrityMonitoring": False},
         {},
-        ["machineType", "status"],
-    ),
-    (
-        "setServiceAccount",
-        {"email": "x@rehearsal.iam.gserviceaccount.com", "scopes": ["y"]},
-        {},
-        ["serviceAccount.email", "serviceAccount.scopes", "status"],
-    ),
-    ("setServiceAccount", {}, {}, ["serviceAccount.email", "serviceAccount.scopes", "status"]),
-    (
-        "updateShieldedInstanceConfig",
-        {"enableSecureBoot": False},
-        {},
-        ["shieldedInstanceConfig.enableSecureBoot", "status"],
+        ["shieldedInstanceConfig.enableIntegrityMonitoring", "status"],
     ),
 ]
+NEED_A_STOP = ("setMachineType", ACCOUNT, INSECURE)
 NAT = {"natIpAllocateOption": "AUTO_ONLY", "sourceSubnetworkIpRangesToNat": "LIST_OF_SUBNETWORKS"}
-NAT_ATTRIBUTES = ["nat.addresses", "nat.sources", "nat.subnets", "nat.log"]
 TCP_80 = [{"IPProtocol": "tcp", "ports": ["80"]}]
 SPOILED: list[tuple[str, str, Json, list[str]]] = [
     ("PATCH", NETWORK, {"routingConfig": {"routingMode": "GLOBAL"}}, ["routingMode"]),
@@ -232,7 +226,7 @@ SPOILED: list[tuple[str, str, Json, list[str]]] = [
         {"privateIpGoogleAccess": False},
         ["privateIpGoogleAccess"],
     ),
-    ("PATCH", ROUTER, {"nats": []}, NAT_ATTRIBUTES),
+    ("PATCH", ROUTER, {"nats": []}, ["nat"]),
     ("PATCH", ROUTER, {"nats": [{**NAT, "name": "prefect-1-nat"}]}, ["nat.subnets", "nat.log"]),
     ("PATCH", SSH, {"priority": 1}, ["priority"]),
     ("PATCH", SSH, {"disabled": True}, ["disabled"]),
@@ -265,11 +259,51 @@ def test_drift_of_the_network_is_named_and_healed(
 def test_drift_of_the_machine_is_named_and_healed(
     server: Lab, method: str, body: Json, query: dict[str, str], attributes: list[str]
 ) -> None:
-    if "status" in attributes and method != "stop":
+    if method in NEED_A_STOP:
         server.caller.change("POST", f"{VM}/stop")
     verb = "PATCH" if method.startswith("update") else "POST"
     server.caller.change(verb, f"{VM}/{method}", body, **query)
+    if method in NEED_A_STOP and "status" not in attributes:
+        server.caller.change("POST", f"{VM}/start")
     check_and_heal(server, attributes)
+
+
+def test_a_resource_that_was_deleted_is_missing_as_a_whole_and_made_again(server: Lab) -> None:
+    server.caller.change("DELETE", SSH)
+    for apply, word in ((False, "missing"), (True, "changed")):
+        found = server.run(apply=apply)
+        assert [(o.resource, o.word) for o in found.values()] == [
+            ("firewall rule prefect-1-ssh-iap", word)
+        ]
+    assert server.run() == {}
+
+
+def test_what_is_left_as_it_is_survives_the_healing_of_what_lies_beside_it(server: Lab) -> None:
+    spoiled: list[tuple[str, str, Json, str, set[str]]] = [
+        (
+            "PATCH",
+            SSH,
+            {"priority": 1, "sourceRanges": ["10.0.0.0/8"]},
+            "firewall",
+            {"sourceRanges"},
+        ),
+        ("PATCH", ROUTER, {"nats": [{**NAT, "name": "prefect-1-nat"}]}, "router", {"nat.log"}),
+        ("POST", f"{VM}/stop", {}, "instance", {"status", "labels.team"}),
+        (
+            "PATCH",
+            f"{VM}/{INSECURE}",
+            {"enableSecureBoot": False, "enableVtpm": False},
+            "instance",
+            {"status", "labels.team", "shieldedInstanceConfig.enableVtpm"},
+        ),
+    ]
+    labels = {"labels": OURS, "labelFingerprint": server.get(VM)["labelFingerprint"]}
+    server.caller.change("POST", f"{VM}/setLabels", labels)
+    for verb, path, body, noun, left in spoiled:
+        server.caller.change(verb, path, body)
+        reconcile(server.resource(noun), apply=True, leave=lambda c: c.attribute in left)  # noqa: B023
+        still = reconcile(server.resource(noun), apply=False).changes
+        assert {change.attribute for change in still} == left
 
 
 @pytest.mark.parametrize("attribute", ["machineType", "serviceAccount", "secureBoot"])
@@ -301,7 +335,16 @@ def test_a_type_that_google_refuses_does_not_leave_the_server_down(server: Lab) 
 
 
 @pytest.mark.parametrize(
-    "keys", [{"enable-oslogin": "TRUE"}, {"ssh-keys": "eve:ssh-rsa AAAA"}, {"ssh-keys": None}]
+    "keys",
+    [
+        {"enable-oslogin": "TRUE"},
+        {"ssh-keys": f"bootstrap:{KEY}\neve:ssh-rsa AAAA"},
+        {"ssh-keys": None},
+        {"sshKeys": "eve:ssh-rsa AAAA"},
+        {"startup-script": "id"},
+        {"startup-script-url": "gs://eve/sh"},
+        {"shutdown-script": "id", "shutdown-script-url": "gs://eve/sh"},
+    ],
 )
 def test_metadata_is_healed_and_other_keys_survive(server: Lab, keys: dict[str, Any]) -> None:
     now = server.get(VM)["metadata"]
@@ -312,6 +355,7 @@ def test_metadata_is_healed_and_other_keys_survive(server: Lab, keys: dict[str, 
     check_and_heal(server, [f"metadata.{key}" for key in keys])
     kept = {item["key"]: item["value"] for item in server.get(VM)["metadata"]["items"]}
     assert (kept["startup"], kept["ssh-keys"]) == ("x", f"bootstrap:{KEY}")
+    assert len(kept) == 6
 
 
 def test_labels_and_tags_are_healed_and_others_survive(server: Lab) -> None:
@@ -326,9 +370,23 @@ def test_labels_and_tags_are_healed_and_others_survive(server: Lab) -> None:
     assert server.get(VM)["tags"]["items"] == ["prefect-1", "web"]
 
 
+def test_labels_of_the_disk_are_healed_and_others_survive(server: Lab) -> None:
+    body: Json = {"labels": {**OURS, "cost": "1"}}
+    body["labelFingerprint"] = server.get(DISK)["labelFingerprint"]
+    server.caller.change("POST", f"{DISK}/setLabels", body)
+    check_and_heal(server, ["labels.team"])
+    assert server.get(DISK)["labels"] == {**OURS, "team": "data", "cost": "1"}
+
+
+def test_an_external_ipv6_address_is_one_too(server: Lab) -> None:
+    nic = server.stored(VM)["networkInterfaces"][0]
+    nic["ipv6AccessConfigs"] = [{"name": "external-ipv6", "type": "DIRECT_IPV6"}]
+    assert server.changed(apply=False) == ["accessConfigs"]
+
+
 def test_another_nat_on_the_router_survives(server: Lab) -> None:
     server.caller.change("PATCH", ROUTER, {"nats": [{**NAT, "name": "another"}]})
-    check_and_heal(server, NAT_ATTRIBUTES)
+    check_and_heal(server, ["nat"])
     assert [nat["name"] for nat in server.get(ROUTER)["nats"]] == ["another", "prefect-1-nat"]
 
 
@@ -470,12 +528,34 @@ def test_what_cannot_be_changed_in_place_is_refused(
     server: Lab, noun: str, members: Json, attribute: str
 ) -> None:
     resource = server.resource(noun, spec(**members))
-    named = [change.attribute for change in reconcile(resource, apply=False).changes]
-    assert attribute in named
+    changes = reconcile(resource, apply=False).changes
+    assert attribute in [change.attribute for change in changes if replaced(resource, change)]
     with pytest.raises(NeedsReplacement) as error:
         reconcile(resource, apply=True)
     assert error.value.attribute == attribute
     assert server.http.writes == []
+
+
+def replaced(resource: Resource, change: Change) -> str:
+    """As the drift report asks."""
+    why: str = resource.replaced(change)  # type: ignore[attr-defined]
+    return why
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_can_be_changed_or_made_needs_no_replacement(lab: Lab, missing: bool) -> None:
+    if not missing:
+        lab.run()
+    grown = spec(machine={"disk_gb": 20, "type": "e2-small"}, network={"cidr": "10.10.0.0/20"})
+    found = [
+        (resource, change)
+        for resource in lab.resources(grown)
+        for change in reconcile(resource, apply=False).changes
+    ]
+    attributes = ["ipCidrRange", "sourceRanges", "sizeGb", "machineType"]
+    assert missing or [change.attribute for _, change in found] == attributes
+    assert {change.missing for _, change in found} == {missing}
+    assert {replaced(resource, change) for resource, change in found} == {""}
 
 
 def test_disk_and_range_grow_and_the_disk_never_shrinks(server: Lab) -> None:
@@ -523,22 +603,23 @@ def test_a_change_killed_at_any_write_costs_nothing_but_a_rerun(
             server.http.lives = None
             server.run(wanted)
             assert server.run(wanted) == {}
-    assert lives == 5  # resize, setLabels, stop, setMachineType, start
+    assert lives == 6  # resize, setLabels twice, stop, setMachineType, start
 
 
 def test_two_runs_at_once_make_one_server(lab: Lab) -> None:
     late = lab.resources(spec())
     assert late[0].read() is None  # it has read everything, and there was nothing
     lab.run()
-    for resource in late:
-        assert reconcile(resource, apply=True).word == "changed"
+    words = {resource.name: reconcile(resource, apply=True).word for resource in late}
+    assert words.pop("exposure of prefect-1") == "unchanged"
+    assert set(words.values()) == {"changed"}
     assert lab.run() == {}
 
 
 def test_a_change_by_somebody_else_meanwhile_is_read_again(server: Lab) -> None:
     wanted = spec(machine={"labels": {"team": "ops"}})
     server.order("compute.instances.setLabels", reason="conditionNotMet", count=2)
-    assert list(server.run(wanted)) == ["instance prefect-1"]
+    assert list(server.run(wanted)) == ["disk prefect-1", "instance prefect-1"]
     server.order("compute.instances.setLabels", reason="conditionNotMet", count=99)
     with pytest.raises(ApiError, match="412 conditionNotMet"):
         server.run()

@@ -3,21 +3,19 @@
 import asyncio
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 from blocks.shell import Command, Result
 from flows.errors import BootstrapError, CommandFailed, Final, Unreachable
-from flows.probes import database, migrate
+from flows.probes import database
 from flows.reconcile import State, diff
 from flows.resources.postgres import Database, Schema
 from tests.flows.postgres_server import Postgres, postgres
@@ -117,7 +115,8 @@ def test_a_database_behind_is_migrated(
     machine = Machine(tmp_path, server.url(server.database(template=at_head[0])))
     machine.prefect("downgrade", "-r", "-1")
     looked = machine.look()
-    assert "pending migrations: 1 → 0" in gaps(machine.schema, looked)
+    [gap] = gaps(machine.schema, looked)
+    assert gap.startswith("revision: behind by 1: ")
     [command] = commands(machine.schema, looked)
     result = run(command)
     assert (result.code, result.stdout) == (0, "1 migrations done\n")
@@ -143,21 +142,81 @@ def test_another_programs_database_is_not_prefects(server: Postgres, tmp_path: P
     assert Machine(tmp_path, server.url(name)).state()["revision"] == "unknown: x"
 
 
-def test_an_invalid_index_is_repaired_by_the_line_we_name(server: Postgres, tmp_path: Path) -> None:
-    name = server.database()
+TRIGRAM = ", ".join(database.installed_indexes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "gap"),
+    [
+        (["DROP EXTENSION pg_trgm CASCADE"], "pg_trgm: missing → installed"),
+        (
+            ["DROP EXTENSION pg_trgm CASCADE", "CREATE EXTENSION pg_trgm"],
+            f"missing indexes: {TRIGRAM} → none",
+        ),
+        (
+            [
+                "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'trgm_ix_flow_name'::regclass"
+            ],
+            "invalid indexes: trgm_ix_flow_name → none",
+        ),
+        (
+            [
+                "CREATE INDEX ix_ccnew ON flow (name)",
+                "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_ccnew'::regclass",
+            ],
+            "invalid indexes: ix_ccnew → none",
+        ),
+    ],
+)
+def test_lost_and_invalid_indexes_are_named_and_healed(
+    server: Postgres, at_head: tuple[str, list[Result]], tmp_path: Path, spoil: list[str], gap: str
+) -> None:
+    name = server.database(template=at_head[0])
+    indexes = "SELECT string_agg(indexdef, ';' ORDER BY indexname) FROM pg_indexes WHERE schemaname = 'public'"
+    before = server.sql(indexes, database=name)
+    server.sql(*spoil, database=name)
     machine = Machine(tmp_path, server.url(name))
-    build = 'CREATE UNIQUE INDEX CONCURRENTLY "Once" ON t (x)'
-    server.sql("CREATE TABLE t AS SELECT 1 AS x FROM generate_series(1, 2)", database=name)
-    with pytest.raises(asyncpg.UniqueViolationError):
-        server.sql(build, database=name)
     looked = machine.look()
-    assert machine.schema.parse(looked)["invalid indexes"] == ('"Once"',)
-    with pytest.raises(Final) as error:
-        commands(machine.schema, looked)
-    line = 'REINDEX INDEX CONCURRENTLY "Once";'
-    assert line in error.value.repair
-    server.sql("DELETE FROM t WHERE ctid = '(0,1)'", line, database=name)
-    assert machine.state()["invalid indexes"] == ()
+    assert (gaps(machine.database, looked), gaps(machine.schema, looked)) == ([], [gap])
+    [command] = commands(machine.schema, looked)
+    result = run(command)
+    assert result.code == 0, result.stderr
+    assert gaps(machine.schema, machine.look()) == []
+    assert server.sql(indexes, database=name) == before
+
+
+def test_an_index_that_met_duplicates_says_what_to_do(
+    server: Postgres, at_head: tuple[str, list[Result]], tmp_path: Path
+) -> None:
+    name = server.database(template=at_head[0])
+    machine = Machine(tmp_path, server.url(name))
+    table = "CREATE TABLE t AS SELECT 1 AS x FROM generate_series(1, 2)"
+    server.sql(table, database=name, user="prefect")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        server.sql('CREATE UNIQUE INDEX CONCURRENTLY "Once" ON t (x)', database=name)
+    for _ in range(2):  # the first try leaves one more
+        [command] = commands(machine.schema, machine.look())
+        assert run(command).stderr.endswith("delete what is there twice, and run again\n")
+    server.sql("DELETE FROM t WHERE ctid = '(0,1)'", database=name)
+    assert run(command).stdout == "2 indexes done\n"
+    assert gaps(machine.schema, machine.look()) == []
+
+
+def test_lost_rights_to_rows_are_repaired_by_the_line_we_name(
+    server: Postgres, at_head: tuple[str, list[Result]], tmp_path: Path
+) -> None:
+    name = server.database(template=at_head[0])
+    machine = Machine(tmp_path, server.url(name))
+    server.sql("REVOKE DELETE ON flow_run FROM prefect", database=name)
+    looked = machine.look()
+    assert gaps(machine.schema, looked) == []
+    [gap] = gaps(machine.database, looked)
+    assert gap.startswith("rows: refused of flow_run; ")
+    server.sql("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM prefect", database=name)
+    [gap] = gaps(machine.database, machine.look())
+    server.sql(*re.findall("GRANT [^;]*;", gap), database=name)
+    looked = machine.look()
+    assert gaps(machine.database, looked) == gaps(machine.schema, looked) == []
 
 
 def test_missing_rights_are_repaired_by_the_lines_we_name(server: Postgres, tmp_path: Path) -> None:
@@ -209,89 +268,3 @@ def test_who_does_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(TimeoutError):
             asyncio.run(database.look(url, ["a"]))
         assert time.monotonic() - started < 10
-
-
-# The lock
-
-
-def sessions(server: Postgres, name: str, test: Any) -> Any:
-    """Run ``test`` with two connections to the database ``name``."""
-
-    async def both() -> Any:
-        url = server.url(name)
-        first = await database.connect(url, "the first")
-        second = await database.connect(url, "the second")
-        try:
-            return await test(first, second)
-        finally:
-            first.terminate()
-            second.terminate()
-
-    return asyncio.run(both())
-
-
-def test_who_holds_the_lock_is_named(server: Postgres) -> None:
-    async def test(first: Any, second: Any) -> None:
-        await migrate.lock(first, 0)
-        await migrate.lock(second, 0)
-
-    with pytest.raises(migrate.Stopped, match=r"the first \(pid \d+, from 127.0.0.1\) holds it"):
-        sessions(server, server.database(), test)
-
-
-def test_an_upgrade_ends_when_its_lock_is_lost(server: Postgres, tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-
-    async def test(first: Any, second: Any) -> None:
-        upgrade = asyncio.create_task(migrate.upgrade(first, sleeper(pid), "/", {}, 30))
-        await asyncio.to_thread(appears, pid)
-        await second.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'the first'"
-        )
-        await upgrade
-
-    with pytest.raises(migrate.Stopped, match="the lock is lost"):
-        sessions(server, server.database(owner="prefect"), test)
-    assert not alive(pid)
-
-
-def test_an_upgrade_ends_when_its_time_is_up(server: Postgres, tmp_path: Path) -> None:
-    async def test(first: Any, _: Any) -> None:
-        await migrate.upgrade(first, sleeper(tmp_path / "pid"), "/", {}, 0)
-
-    with pytest.raises(migrate.Stopped, match="not done after 0 s"):
-        sessions(server, server.database(), test)
-    assert not alive(tmp_path / "pid")
-
-
-def test_an_upgrade_does_not_outlive_us(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    program = (
-        "import asyncio; from unittest.mock import AsyncMock; from flows.probes.migrate import upgrade\n"
-        f"asyncio.run(upgrade(AsyncMock(), {sleeper(pid)!r}, '/', {{}}, 30))"
-    )
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        appears(pid)
-        process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def sleeper(pid: Path) -> list[str]:
-    """A command that writes its process id and then takes long."""
-    return ["/bin/sh", "-c", 'echo $$ > "$0.part"; mv "$0.part" "$0"; exec sleep 60', str(pid)]
-
-
-def appears(file: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not file.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def alive(pid: Path) -> bool:
-    """Whether the process whose id the file has still runs; a zombie does not."""
-    status = Path("/proc", pid.read_text().strip(), "stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"

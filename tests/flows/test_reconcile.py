@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.errors import CommandFailed, DidNotConverge, NeedsReplacement, NotOurs
-from flows.reconcile import Change, Outcome, State, Value, diff, reconcile
+from flows.reconcile import Batch, Change, Outcome, State, Value, diff, reconcile, remembered
 
 
 @dataclass
@@ -54,7 +54,7 @@ def test_a_rerun_reads_once_and_writes_nothing() -> None:
     [
         (None, "missing", "mode: 0600"),
         ({"mode": "0644"}, "drifted", "mode: 0644 → 0600"),
-        ({}, "drifted", "mode: None → 0600"),
+        ({}, "drifted", "mode: none → 0600"),
     ],
 )
 def test_a_check_says_how_it_differs_and_changes_nothing(
@@ -107,3 +107,34 @@ def test_errors_carry_what_repairs_them() -> None:
     assert str(failed).endswith("no space")
     assert "delete vm and run again" in NeedsReplacement("vm", "zone", "a disk has one").repair
     assert "add the label managed-by=x" in str(NotOurs("vm", "managed-by=x"))
+
+
+def test_what_is_remembered_is_read_again_only_after_a_change() -> None:
+    first, second = Thing({"a": 2}, {"a": 1}), Thing({"a": 2}, {"a": 1}, name="second")
+    [one, two] = remembered([first, second])
+    for each in (one, two, one, two):
+        reconcile(each, apply=False)
+    assert (first.calls, second.calls) == (["read"], ["read"])
+    assert reconcile(one, apply=True).word == "changed"
+    assert reconcile(two, apply=False).word == "drifted"
+    assert (first.calls, second.calls) == (["read", "apply", "read"], ["read", "read"])
+
+
+def test_a_change_below_forgets_what_stands_on_it() -> None:
+    thing = Thing({"a": 2}, {"a": 1})
+    [upon] = remembered([thing])
+    below: Batch[str] = Batch([["ground"]], lambda wanted: [{} for _ in wanted], upon.batch)
+    assert upon.read() == {"a": 1}
+    thing.world = {"a": 3}
+    assert upon.read() == {"a": 1}
+    below.forget("ground")
+    assert upon.read() == {"a": 3}
+
+
+def test_only_what_is_not_left_is_changed_and_the_rest_is_still_told() -> None:
+    thing = Thing({"a": 2, "b": 2}, {"a": 1, "b": 1})
+    outcome = reconcile(thing, apply=True, leave=lambda change: change.attribute == "b")
+    assert thing.world == {"a": 2, "b": 1}
+    assert [change.attribute for change in outcome.changes] == ["a", "b"]
+    assert [change.attribute for change in outcome.applied] == ["a"]
+    assert reconcile(thing, apply=True, leave=lambda change: True).word == "drifted"

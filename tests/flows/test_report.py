@@ -1,11 +1,13 @@
 """What a run says at its end."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flows import report
 from flows.errors import CommandFailed
+from flows.findings import Finding
 from flows.reconcile import Change, Outcome, Resource, State
 from flows.spec import ServerSpec
 from flows.stages import Done, Step
@@ -42,7 +44,7 @@ def hidden(text: str) -> str:
 
 def done(name: str, *, changes: tuple[Change, ...] = (), applied: bool = False) -> Done:
     resource: Resource = Thing(name)
-    return Done(Step("machine", resource), 1.26, Outcome(name, changes, applied))
+    return Done(Step("machine", resource), 1.26, Outcome(name, changes, changes if applied else ()))
 
 
 def failed(name: str) -> Done:
@@ -60,6 +62,7 @@ SAME = done("file b")
     [
         ([CHANGED, SAME], "Changed", "COMPLETED", ["1 of 2", "file a"]),
         ([SAME], "Unchanged", "COMPLETED", ["0 of 1"]),
+        ([SAME, DRIFTED], "Unchanged", "COMPLETED", ["0 of 2", "Left as they are: file a."]),
         (
             [CHANGED, failed("file c")],
             "Failed",
@@ -71,27 +74,38 @@ SAME = done("file b")
 def test_the_verdict_of_a_bootstrap(
     steps: list[Done], name: str, kind: str, words: list[str]
 ) -> None:
-    state = report.verdict(steps, hidden)
+    state = report.verdict(steps, [], hidden)
     assert (state.name, state.type.value) == (name, kind)
     assert [word for word in words if word not in str(state.message)] == []
     assert "hunter2" not in str(state.message)
+
+
+BACK = Finding(
+    *("machine", "file a", "mode", "600", "644", "warning", "drift", "2026-11-22T13:00:00Z"),
+    action="healed twice and back again",
+)
+
+
+def test_what_does_not_stay_healed_fails_the_run_and_is_named() -> None:
+    state = report.verdict([SAME, DRIFTED], [BACK], hidden)
+    assert state.is_failed()
+    assert state.message == "file a: mode: healed twice and back again."
 
 
 @pytest.mark.parametrize(
-    ("steps", "name", "kind", "words"),
+    ("found", "fail", "name", "kind"),
     [
-        ([DRIFTED, SAME], "Drifted", "COMPLETED", ["file a: mode: 644 → 600"]),
-        ([SAME], "Unchanged", "COMPLETED", ["1 resources are as in the spec"]),
-        ([DRIFTED, failed("file c")], "Unknown", "FAILED", ["1 of 2", "file c", "file a: mode"]),
+        ([], True, "Unchanged", "COMPLETED"),
+        ([BACK], False, "Drifted", "COMPLETED"),
+        ([BACK], True, "Drifted", "FAILED"),
+        ([BACK, replace(BACK, kind="could not check", attribute="")], False, "Unknown", "FAILED"),
     ],
 )
-def test_what_could_not_be_checked_is_never_green(
-    steps: list[Done], name: str, kind: str, words: list[str]
+def test_the_verdict_of_a_drift_check_is_never_green_without_reason(
+    found: list[Finding], fail: bool, name: str, kind: str
 ) -> None:
-    state = report.drift_verdict(steps, hidden)
+    state = report.drift_verdict(found, 3, fail=fail)
     assert (state.name, state.type.value) == (name, kind)
-    assert [word for word in words if word not in str(state.message)] == []
-    assert "hunter2" not in str(state.message)
 
 
 def test_every_resource_has_a_row_whether_it_was_reached_or_not() -> None:

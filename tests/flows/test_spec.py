@@ -11,6 +11,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError as FormError
 from prefect.utilities.schema_tools.validation import is_valid_schema, validate
+from prefect.utilities.templating import apply_values
 from pydantic import ValidationError
 
 from flows.spec import IAP_RANGE, OWNER_LABEL, ServerSpec, check_auth_string, check_database_url
@@ -43,6 +44,11 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return spec
 
 
+def ignoring(**entry: object) -> list[dict[str, object]]:
+    """An ignore list of one entry."""
+    return [{"resource": "instance prefect-1", "reason": "resized for a test", **entry}]
+
+
 def form_errors(spec: object) -> list[str]:
     return [error.message for error in validate({"spec": spec}, FORM)]
 
@@ -66,6 +72,8 @@ def test_the_smallest_spec_has_a_default_for_the_rest() -> None:
         "prefect": {"version": "3.8.8", "uv_version": "0.13.9"},
         "server": {"port": 4200, "ui_api_url": "/api", "events_days": 7, "flow_runs_days": 30},
         "self_check": {"interval_seconds": 300},
+        "heal": "off",
+        "ignore": [],
     }
     assert form_errors(MINIMAL) == []
 
@@ -99,6 +107,11 @@ ACCEPTED = [
     ("server.ui_api_url", "https://example.org:8443/prefect/api"),
     ("self_check.interval_seconds", 60),
     ("self_check.interval_seconds", 86400),
+    ("heal", "safe"),
+    ("heal", "all"),
+    ("ignore", ignoring()),
+    ("ignore", ignoring(resource="firewall rule *", attribute="source*", until="2028-02-29")),
+    ("ignore", ignoring(resource="*", until="")),
 ]
 
 
@@ -172,6 +185,20 @@ REFUSED: list[tuple[str, object, str]] = [
     ("server.flow_runs_days", 3651, "3650"),
     ("self_check.interval_seconds", 59, "60"),
     ("self_check.interval_seconds", 86401, "86400"),
+    ("heal", "on", "'off', 'safe'"),
+    ("ignore", ignoring(reason=""), "why it may differ, such as"),
+    ("ignore", ignoring(reason=" \t"), "why it may differ, such as"),
+    ("ignore", ignoring(resource=""), "such as instance prefect-1"),
+    ("ignore", ignoring(resource="* "), "such as firewall rule *"),
+    ("ignore", ignoring(attribute=""), "such as labels.*"),
+    ("ignore", ignoring(until="31.1.2027"), "such as 2027-01-31 (in YAML in quotes), or nothing"),
+    ("ignore", ignoring(until="2027-1-31"), "such as 2027-01-31 (in YAML in quotes), or nothing"),
+    ("ignore", ignoring(until="2027-13-01"), "such as 2027-01-31 (in YAML in quotes), or nothing"),
+    (
+        "ignore",
+        ignoring(until="2027-01-31T10:00:00"),
+        "such as 2027-01-31 (in YAML in quotes), or nothing",
+    ),
 ]
 
 
@@ -214,6 +241,8 @@ REFUSED_BY_THE_FLOW = [
     ("network.cidr", "10.10.0.7/24", "write 10.10.0.0/24"),
     ("network.clients", ["192.168.1.0/16"], "write 192.168.0.0/16"),
     ("name", "prefect-1\n", "such as prefect-1"),
+    ("ignore", ignoring(until="2027-02-29"), "write a day that the calendar has"),
+    ("ignore", ignoring(until="0000-01-01"), "write a day that the calendar has"),
 ]
 
 
@@ -222,6 +251,30 @@ def test_the_flow_refuses_what_the_form_cannot(path: str, value: object, repair:
     with pytest.raises(ValidationError) as refused:
         ServerSpec.model_validate(changed(path, value))
     assert repair in str(refused.value)
+
+
+def test_an_ignored_difference_needs_a_reason() -> None:
+    spec = changed("ignore", [{"resource": "instance prefect-1"}])
+    with pytest.raises(ValidationError, match="Field required"):
+        ServerSpec.model_validate(spec)
+    assert form_errors(spec) == ["'reason' is a required property"]
+
+
+def test_a_day_without_quotes_is_refused_with_what_to_write() -> None:
+    """YAML makes a date of it; ``prefect deploy`` takes it for a template and gives up."""
+    written = yaml.safe_load("[{resource: a, reason: b, until: 2027-01-31}]")
+    with pytest.raises(ValidationError, match='write the day in quotes: "2027-01-31"'):
+        ServerSpec.model_validate(changed("ignore", written))
+    with pytest.raises(ValueError, match="Unexpected template type 'date'"):
+        apply_values(written, {})
+
+
+def test_off_without_quotes_is_refused_with_what_to_write() -> None:
+    """YAML makes false of it."""
+    spec = changed("heal", yaml.safe_load("off"))
+    with pytest.raises(ValidationError, match="heal\n  Input should be 'off', 'safe' or 'all'"):
+        ServerSpec.model_validate(spec)
+    assert "False is not one of ['off', 'safe', 'all']" in form_errors(spec)
 
 
 def test_a_refused_zone_is_one_error() -> None:

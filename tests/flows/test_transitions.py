@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blocks.secrets import Secrets
-from flows.catalog import Server
+from flows.catalog import SERVER, WORKER, Server
 from flows.reconcile import reconcile
 from tests.flows.paper_debian import JOURNALD
 from tests.flows.paper_machine import Died, PaperMachine
@@ -46,10 +46,17 @@ def world() -> World:
 
 # From nothing to a server
 
+ONLY_LOOKED_AT = [
+    "exposure of prefect-1",
+    f"no file {SERVER}/.env",
+    f"no file {WORKER}/.env",
+    "database",
+]
+
 
 def test_everything_is_made_once_and_a_rerun_writes_nothing(nothing: World) -> None:
     first = nothing.run()
-    assert [o.resource for o in first if o.word != "changed"] == ["database"]  # it only looks
+    assert [o.resource for o in first if o.word != "changed"] == ONLY_LOOKED_AT
     assert len(nothing.machine.writes) == WRITES
     again = World(nothing.lab, nothing.machine.copy())
     again.cloud.http.asked.clear()
@@ -89,7 +96,7 @@ def test_the_machine_follows_a_cloud_that_was_killed_at_its_last_write(
 ) -> None:
     """At every other write of the cloud: test_compute_resources."""
     http = nothing.cloud.http
-    http.lives, http.answered = len(nothing.resources(stages=CLOUD)) - 1, answered
+    http.lives, http.answered = len(nothing.resources(stages=CLOUD)) - 2, answered
     with pytest.raises(DiedAsking):
         nothing.run()
     assert nothing.machine.writes == []
@@ -148,7 +155,7 @@ CHANGES: list[tuple[str, str, Any, Told]] = [
     ("server", "flow_runs_days", 9, [TOMLS[0], SERVICE]),
     ("server", "ui_api_url", "https://prefect.example.org/api", [TOMLS[0], SERVICE]),
     ("network", "clients", ["10.20.0.0/16"], [RULE]),
-    ("machine", "labels", {"team": "ops"}, ["instance prefect-1"]),
+    ("machine", "labels", {"team": "ops"}, ["disk prefect-1", "instance prefect-1"]),
     ("machine", "disk_gb", 40, ["disk prefect-1"]),
     ("machine", "type", "e2-standard-4", ["instance prefect-1"]),
     ("self_check", "interval_seconds", 600, []),  # the deployment's, in the new server
