@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture
 
 from flows.catalog import STAGES, Server
-from flows.errors import Transient, Unreachable
+from flows.errors import BootstrapError, Transient, Unreachable
 from flows.reach import Reach
 from flows.reconcile import Change, Outcome, Resource, reconcile, remembered
 from flows.resources.compute import bound, cloud_resources
@@ -99,10 +99,12 @@ def steps(server: Server, reach: Reach) -> list[Step]:
     ]
 
 
-def look(todo: Sequence[Step]) -> Iterator[Done]:
-    """Compare every resource with what should be, and change nothing. What is on a machine that is
-    not there, or not running, is not looked at."""
-    away: Unreachable | None = None
+def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[Done]:
+    """Compare every resource with what should be, and change nothing.
+
+    What is on a machine that is not there, or not running, is not looked at, nor when it is ``away``
+    for another reason.
+    """
     for step in todo:
         if away and step.stage != STAGES[0]:
             yield Done(step, 0.0, error=away)
