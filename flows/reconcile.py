@@ -46,8 +46,9 @@ class Outcome:
     applied: tuple[Change, ...] = ()
 
     def keeps(self, attribute: str) -> bool:
-        """Whether that attribute is as it should be."""
-        return all(not c.missing and c.attribute != attribute for c in self.changes)
+        """Whether that attribute is, or was made, what it should be."""
+        left = (change for change in self.changes if change not in self.applied)
+        return not any(change.missing or change.attribute == attribute for change in left)
 
     @property
     def word(self) -> str:

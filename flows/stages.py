@@ -23,6 +23,7 @@ from flows.resources.shell import on_machine
 
 RETRIES = (1.0, 5.0, 15.0)
 """Seconds before each further try of what may pass by itself."""
+START = "Run bootstrap-server, which starts it."
 PASSING = (Transient, httpx.TransportError)
 
 
@@ -110,10 +111,7 @@ def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[D
             yield Done(step, 0.0, error=away)
             continue
         yield (done := _done(step, partial(_taken, step, apply=False)))
-        if step.hosts and done.outcome and not done.outcome.keeps("status"):
-            away = Unreachable(
-                f"{step.resource.name} is not running.", repair="Run bootstrap-server."
-            )
+        away = away or _away(done)
 
 
 def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
@@ -123,7 +121,11 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
     The steps that go beside the others do so, one after the other.
     """
     waiting: list[tuple[Step, PrefectFuture[Taken]]] = []
+    away: Unreachable | None = None
     for step in todo:
+        if away and step.stage != STAGES[0]:
+            yield Done(step, 0.0, error=away)
+            return
         take = _task(step, leave)
         if step.beside:
             before = [future for _, future in waiting]
@@ -138,7 +140,15 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
         yield (done := _done(step, take))
         if done.error:
             break
+        away = away or _away(done)
     yield from (_done(step, future.result) for step, future in waiting)
+
+
+def _away(done: Done) -> Unreachable | None:
+    """What keeps the later stages from being reached: their host is left as it is, and is not up."""
+    if done.step.hosts and done.outcome and not done.outcome.keeps("status"):
+        return Unreachable(f"{done.step.resource.name} is not running.", repair=START)
+    return None
 
 
 Taken = tuple[Outcome, float]

@@ -1,0 +1,138 @@
+"""The order of a run: what is looked at, what goes beside the rest, and what ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from prefect import flow
+
+from flows.errors import Final, Unreachable
+from flows.reconcile import Change, State
+from flows.stages import Done, Leave, Step, look, nothing, settle
+from tests.prefect_server import prefect_api
+
+__all__ = ["prefect_api"]
+
+
+@dataclass
+class Thing:
+    """A resource in memory; ``trace`` gets its name when it is applied."""
+
+    name: str
+    trace: list[str]
+    is_right: bool = False
+    error: Exception | None = None
+    wait: Callable[[], None] = lambda: None
+    reads: int = field(default=0)
+
+    def desired(self) -> State:
+        return {"status": "RUNNING"}
+
+    def read(self) -> State:
+        self.reads += 1
+        return {"status": "RUNNING" if self.is_right else "TERMINATED"}
+
+    def apply(self, changes: tuple[Change, ...]) -> None:
+        self.wait()
+        if self.error:
+            raise self.error
+        self.trace.append(self.name)
+        self.is_right = True
+
+
+def words(done: list[Done]) -> list[str]:
+    return [f"{each.step.resource.name}: {each.word}" for each in done]
+
+
+def settled(todo: list[Step], leave: Leave = nothing) -> list[Done]:
+    """As a flow does it."""
+
+    @flow(name="settled")
+    def run() -> None:
+        done.extend(settle(todo, leave))
+
+    done: list[Done] = []
+    run()
+    return done
+
+
+@pytest.fixture
+def trace() -> list[str]:
+    return []
+
+
+def test_what_is_on_a_machine_that_is_not_up_is_not_looked_at(trace: list[str]) -> None:
+    vm, rule, file = (Thing(name, trace) for name in ("vm", "rule", "file"))
+    todo = [Step("cloud", vm, hosts=True), Step("cloud", rule), Step("machine", file)]
+    done = list(look(todo))
+    assert words(done) == ["vm: drifted", "rule: drifted", "file: failed"]
+    assert isinstance(done[-1].error, Unreachable)
+    assert "vm is not running" in str(done[-1].error)
+    assert (rule.reads, file.reads) == (1, 0)
+    vm.is_right = True
+    assert words(list(look(todo))) == ["vm: unchanged", "rule: drifted", "file: drifted"]
+    assert trace == []
+
+
+def test_without_its_secrets_only_the_cloud_is_looked_at(trace: list[str]) -> None:
+    todo = [Step("cloud", Thing("vm", trace), hosts=True), Step("machine", Thing("file", trace))]
+    away = Final("no such secret")
+    assert [done.error for done in look(todo, away)] == [None, away]
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_what_goes_beside_the_rest_is_awaited_before_the_last_stage(trace: list[str]) -> None:
+    def until_schema() -> None:
+        deadline = time.monotonic() + 30
+        while "schema" not in trace:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    tool = Thing("tool", trace, wait=until_schema)
+    todo = [
+        Step("machine", tool, beside=True),
+        Step("machine", Thing("package", trace), beside=True),
+        Step("database", Thing("schema", trace)),
+        Step("prefect", Thing("service", trace)),
+    ]
+    done = settled(todo)
+    assert trace == ["schema", "tool", "package", "service"]
+    assert words(done) == [f"{name}: changed" for name in trace]
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("broken", ["tool", "schema"])
+def test_the_first_failure_ends_a_run_and_nothing_is_left_going_on(
+    trace: list[str], broken: str
+) -> None:
+    things = {
+        name: Thing(name, trace, error=Final("broken") if name == broken else None)
+        for name in ("tool", "schema", "file", "service")
+    }
+    todo = [
+        Step("machine", things["tool"], beside=True),
+        Step("database", things["schema"]),
+        Step("database", things["file"]),
+        Step("prefect", things["service"]),
+    ]
+    done = settled(todo)
+    assert f"{broken}: failed" in words(done)
+    assert "service" not in trace
+    assert ("file" in trace) == (broken == "tool")
+    assert {each.step.resource.name for each in done} >= {"tool", "schema"}
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_machine_that_is_left_off_ends_the_run_with_what_starts_it(trace: list[str]) -> None:
+    todo = [
+        Step("cloud", Thing("vm", trace), hosts=True),
+        Step("cloud", Thing("rule", trace)),
+        Step("machine", Thing("file", trace)),
+        Step("machine", Thing("other", trace)),
+    ]
+    done = settled(todo, lambda step, _change: step.resource.name == "vm")
+    assert words(done) == ["vm: drifted", "rule: changed", "file: failed"]
+    assert "bootstrap-server" in str(done[-1].error)
