@@ -11,6 +11,7 @@ import argparse
 import signal
 import sys
 import uuid
+from argparse import RawDescriptionHelpFormatter
 
 import httpx
 from prefect import get_client
@@ -26,7 +27,9 @@ PORT = 4201  # 4200 is where the laptop's own server is
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser("python -m flows.connect", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m flows.connect", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--server", required=True, help="its name, such as prefect-1")
     parser.add_argument("--port", type=int, default=PORT, help=f"of this machine (default {PORT})")
     args = parser.parse_args()

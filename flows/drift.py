@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from prefect import State, flow, get_run_logger
+import httpx
+from prefect import State, flow, get_client, get_run_logger
 
 from blocks.secrets import Secrets, read_secrets
 from flows import report
@@ -62,13 +64,17 @@ def _secrets(server: ServerSpec) -> tuple[Secrets, BootstrapError | None]:
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser("python -m flows.drift", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m flows.drift", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--server", required=True, help="its name, such as prefect-1")
     parser.add_argument("--target", default="gcp", help="the ServerTarget block (default gcp)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
     args = parser.parse_args()
     try:
         spec = spec_in(Path("prefect.yaml"), args.server)
+        with get_client(sync_client=True) as client:
+            client.api_version()
         state: State[Any] = check_drift(spec, args.target, return_state=True)
         if state.name not in ("Unchanged", "Drifted", "Unknown"):
             raise BootstrapError(str(state.message))
@@ -76,6 +82,9 @@ def main() -> int:
         if args.json:
             rows = state.result(raise_on_failure=False)
             args.json.write_text(json.dumps({**said, "rows": rows}, indent=2) + "\n")
+    except httpx.HTTPError as error:
+        print(f"Prefect does not answer ({error}): set PREFECT_API_URL", file=sys.stderr)
+        return 1
     except (BootstrapError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

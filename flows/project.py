@@ -17,7 +17,9 @@ DRIFT = "flows.drift.check_drift"
 
 def spec_in(file: Path, server: str) -> ServerSpec:
     """The spec that the deployment of check-drift for ``server`` has, with the values of the
-    environment that ``prefect deploy`` would put in. Raises Final, OSError."""
+    environment that ``prefect deploy`` would put in. Raises Final."""
+    if not file.exists():
+        raise Final(f"There is no {file} here.", repair="Run it in the project's own folder.")
     found: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
     deployments = [d for d in found.get("deployments", ()) if d.get("entrypoint") == DRIFT]
     specs = {d["name"]: d["parameters"]["server"] for d in deployments}
@@ -31,4 +33,5 @@ def spec_in(file: Path, server: str) -> ServerSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise Final(f"{file}: {server}: {where}: {first['msg']}.") from None
+        said = str(first["msg"]).removeprefix("Value error, ")
+        raise Final(f"{file}: {server}: {where}: {said}.") from None
