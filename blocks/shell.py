@@ -111,7 +111,7 @@ class SshShell:
         self._folder = tempfile.TemporaryDirectory(prefix="ssh-")  # short: a socket's path is too
         try:
             self._write("key", self.private_key)
-            self._connect()
+            self.connection()
         except BaseException:
             self.__exit__()
             raise
@@ -126,8 +126,7 @@ class SshShell:
             self._folder = None
 
     def run(self, commands: Sequence[Command], *, together: bool = False) -> list[Result]:
-        if self._master is None or self._master.poll() is not None:
-            self._connect()
+        self.connection()
         remote = shlex.join(["sudo", "-n", "/usr/bin/python3", *RUNNER])
         return _round_trip([*self._ssh(), remote], commands, together, self._environment())
 
@@ -146,12 +145,19 @@ class SshShell:
             with suppress(subprocess.TimeoutExpired):
                 self._control("cancel", *rule)
 
+    def connection(self) -> int:
+        """Which connection this is, made anew where the last one has ended, and with it all that it
+        forwarded."""
+        if self._master is None or self._master.poll() is not None:
+            self._master = self._connect()
+        return self._master.pid
+
     def wait(self) -> None:
         """Return when the connection has ended."""
         if self._master:
             self._master.wait()
 
-    def _connect(self) -> None:
+    def _connect(self) -> subprocess.Popen[bytes]:
         """Connect, trying again while the machine boots."""
         deadline = time.monotonic() + self.patience
         while True:
@@ -164,7 +170,7 @@ class SshShell:
                     ) from error
             time.sleep(PAUSE)
 
-    def _dial(self) -> None:
+    def _dial(self) -> subprocess.Popen[bytes]:
         keys = self.host_keys()
         if not keys:
             raise Unreachable(
@@ -183,8 +189,7 @@ class SshShell:
                 start_new_session=True,
             )
             if _ready(master.stdout):
-                self._master = master
-                return
+                return master
             _end(master)
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()

@@ -44,6 +44,8 @@ class Reach:
     _open: ExitStack = field(default_factory=ExitStack)
     _ssh: SshShell | None = None
     _api: SyncPrefectClient | None = None
+    _over: int = 0
+    """The connection that the client goes through."""
     _failure: Unreachable | None = None
 
     def __enter__(self) -> Self:
@@ -74,8 +76,11 @@ class Reach:
         return self._ssh
 
     def api(self) -> SyncPrefectClient:
-        """A client of the new server, through the machine's loopback."""
-        if self._api is None:
+        """A client of the new server, through the machine's loopback; another one after a restart
+        of the machine, which ends every connection to it."""
+        connection = self.ssh().connection()
+        if self._api is None or connection != self._over:
+            self._over = connection
             port = self._open.enter_context(self.ssh().forward(self.spec.server.port))
             url = f"http://127.0.0.1:{port}/api"
             client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)

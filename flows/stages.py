@@ -13,6 +13,7 @@ from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.catalog import STAGES, Server
 from flows.errors import BootstrapError, Transient, Unreachable
@@ -106,12 +107,14 @@ def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[D
     What is on a machine that is not there, or not running, is not looked at, nor when it is ``away``
     for another reason.
     """
-    for step in todo:
-        if away and step.stage != STAGES[0]:
-            yield Done(step, 0.0, error=away)
-            continue
-        yield (done := _done(step, partial(_taken, step, apply=False)))
-        away = away or _away(done)
+    # Prefect's client would ask a server that is down for a minute, for every resource anew.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+        for step in todo:
+            if away and step.stage != STAGES[0]:
+                yield Done(step, 0.0, error=away)
+                continue
+            yield (done := _done(step, partial(_taken, step, apply=False)))
+            away = away or _away(done)
 
 
 def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:

@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from flows.errors import Final
 from flows.reconcile import Change, State, Value
@@ -125,7 +125,12 @@ class Worker:
         return {"status": "ONLINE"}
 
     def read(self) -> State | None:
-        workers = self.api().read_workers_for_work_pool(self.pool)
+        try:
+            workers = self.api().read_workers_for_work_pool(self.pool)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == httpx.codes.NOT_FOUND:  # gone with its pool
+                return None
+            raise
         found = [each for each in workers if each.name == self.worker]
         return {"status": str(found[0].status.value)} if found else None
 

@@ -37,7 +37,7 @@ case $(readlink "$pid/cwd") in
 *"(deleted)") ;;
 *) ! sha256sum --check --status "/run/${{1%.service}}/configuration" 2>/dev/null || echo configuration=current ;;
 esac
-echo "DropIns="$(for folder in {UNITS} {" ".join(OTHERS)}; do find "$folder/$1.d" -name '*.conf' 2>/dev/null; done)
+echo "DropIns="$(for folder in {UNITS} {" ".join(OTHERS)}; do find "$folder/$1.d" -name '*.conf' 2>/dev/null || true; done)
 echo "Variables="$({{
     grep --null-data --text --only-matching --ignore-case '^PREFECT_[^=]*' "$pid/environ" 2>/dev/null | tr '\\0' '\\n'
     systemctl show-environment | grep --only-matching --ignore-case '^PREFECT_[^=]*'

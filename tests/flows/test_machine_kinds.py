@@ -13,7 +13,8 @@ from flows.reconcile import diff
 from flows.resources.apt import Packages
 from flows.resources.python import Installation, Tool, Uv, WorkerEnvironment, pins
 from flows.resources.shell import MachineKind, pairs
-from flows.resources.systemd import CLEAR, Service
+from flows.resources.systemd import CLEAR, OTHERS, UNITS, Service
+from flows.resources.systemd import SERVICE as PROBE
 
 LOCK = """\
 prefect==3.8.8 \\
@@ -143,6 +144,23 @@ def test_of_variables_only_the_names_are_told_and_what_beats_a_unit_is_cleared(
     assert "s3cret" not in f"{probe}{cleared}"
     assert not (tmp_path / "no-such.service").is_symlink()
     assert Path(f"{systemctl}.unset").read_text() == "unset-environment PREFECT_NEXT\n"
+
+
+@pytest.mark.parametrize("folder", [UNITS, *OTHERS])
+def test_a_drop_in_is_told_in_whichever_folder_it_lies(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have no folder for it."""
+    program(tmp_path / "systemctl", SYSTEMCTL)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PID", "0")
+    drop_in = Path(f"{tmp_path}{folder}/a.service.d/by-hand.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.touch()
+    script = PROBE.replace("/etc/systemd", f"{tmp_path}/etc/systemd")
+    script = script.replace("/run/systemd", f"{tmp_path}/run/systemd")
+    [probe] = LocalShell().run([Command(("sh", "-c", script, "service", "a.service"))])
+    assert pairs(probe.stdout)["DropIns"].split() == [str(drop_in)], probe.stderr
 
 
 def test_only_what_is_missing_is_installed() -> None:

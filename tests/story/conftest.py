@@ -13,26 +13,22 @@ import pytest
 
 from rehearsal import follow
 from tests.conftest import Cloud, Completed
+from tests.story.driver import Ended, Json
 
 NAME = "prefect-1"
 BOOTSTRAP, DRIFT = f"bootstrap-server/{NAME}", f"check-drift/{NAME}"
 LONGEST = 1600.0
 """Seconds; more than the sum of a run's own deadlines, so that it is the run that says what hangs."""
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A flow run that came to its end."""
-
-    state: str
-    message: str
-    seconds: float
-    rows: list[Json]
-
-    def outcomes(self, *words: str) -> list[str]:
-        """The resources with one of these outcomes."""
-        return [row["resource"] for row in self.rows if row["outcome"] in words]
+API = r"""
+set -e
+login=$(sed -n 's/^auth_string = "\(.*\)"/\1/p' /var/lib/prefect/worker/prefect.toml)
+ask() {
+    curl -sf -u "$login" -H 'content-type: application/json' -X "$1" -d "$3" "http://127.0.0.1:4200/api/$2"
+}
+check=$(ask GET deployments/name/check-health/prefect-1 |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
+ask "$1" "$(echo "$2" | sed "s/{check}/$check/")" "$3"
+"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,14 @@ class Story:
             rows = follow.table(client, key, run)
         return Ended(state["name"], state["message"] or "", time.monotonic() - began, rows)
 
-    def root(self, script: str, *args: str, check: bool = True, timeout: float = 60) -> Completed:
+    def root(self, script: str, *args: str, check: bool = True, timeout: float = 120) -> Completed:
         """Run a shell script on the machine, as root."""
         command = ("root", NAME, "--", "sh", "-c", script, "sh", *args)
         return self.cloud.ctl(*command, check=check, timeout=timeout)
+
+    def api(self, verb: str, path: str, body: str) -> str:
+        """Ask the new server's API, from the machine; ``{check}`` is its deployment's id."""
+        return self.root(API, verb, path, body).stdout
 
     def sql(self, statement: str) -> str:
         """Run SQL on the server's database, as the superuser; its output, unaligned."""
@@ -73,6 +73,10 @@ class Story:
 
     def google(self, *args: str) -> str:
         return self.cloud.run("gcloud", *args, "--quiet").stdout
+
+    def shell(self, script: str) -> str:
+        """A shell script where gcloud speaks to the cloud."""
+        return self.cloud.run("sh", "-c", script).stdout
 
     def secret(self, name: str) -> str:
         return self.google("secrets", "versions", "access", "latest", f"--secret={name}")

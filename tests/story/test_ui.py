@@ -16,7 +16,9 @@ from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 from pydantic import BaseModel
 
 from flows.spec import ServerSpec
+from rehearsal import follow
 from tests.conftest import Cloud
+from tests.story.conftest import DRIFT, Story
 
 pytestmark = pytest.mark.rehearsal
 
@@ -156,3 +158,31 @@ def test_a_runs_artifacts_are_a_table_of_resources_and_the_way_to_connect(
         page.get_by_role("link", name=f"{NAME}-{key}").click()
         page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
         expect(content).to_be_visible()
+
+
+def test_the_drift_report_is_a_table_in_the_ui_and_so_is_the_plan(
+    story: Story, page: Page, pictures: Path
+) -> None:
+    """Of a server that was changed by hand, in several places."""
+    story.root(
+        "systemctl stop prefect-worker; chmod 644 /var/lib/prefect/.prefect/prefect.toml;"
+        " echo '# by hand' >> /etc/systemd/system/prefect-server.service"
+    )
+    opened = ("compute", "firewall-rules", "update", "prefect-1-clients")
+    story.google(*opened, "--source-ranges=0.0.0.0/0")
+    try:
+        assert story.run(DRIFT).state == "Drifted"
+        open_artifact(page, story, "drift")
+        picture(page, pictures / "drift.png")
+    finally:
+        assert story.run().state == "Changed"
+    open_artifact(page, story, "plan")
+
+
+def open_artifact(page: Page, story: Story, key: str) -> None:
+    """Open the newest of a key, a table that names what was changed by hand."""
+    with follow.api(story.urls["laptop"]) as client:
+        found = follow.ask(client, "GET", f"/artifacts/{NAME}-{key}/latest")
+    page.goto(f"{story.urls['laptop']}/artifacts/artifact/{found['id']}")
+    for name in ("firewall rule prefect-1-clients", "sourceRanges", "service prefect-worker"):
+        expect(page.get_by_role("cell", name=name, exact=True).first).to_be_visible()

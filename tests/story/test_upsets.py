@@ -51,6 +51,7 @@ def test_a_changed_spec_converges_on_the_same_machine(story: Story) -> None:
     assert ended.state == "Changed", ended.message
     assert set(ended.outcomes("changed")) == {
         "firewall rule prefect-1-clients",
+        "disk prefect-1",
         "instance prefect-1",
         "file /var/lib/prefect/.prefect/prefect.toml",
         "file /var/lib/prefect/worker/prefect.toml",
@@ -63,7 +64,8 @@ def test_a_changed_spec_converges_on_the_same_machine(story: Story) -> None:
     told = story.root("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:4300/api/health")
     assert told.stdout == "200"
     back = story.run()  # a label that the spec does not name any more is nobody's
-    assert set(back.outcomes("changed")) == set(ended.outcomes("changed")) - {"instance prefect-1"}
+    labelled = {"disk prefect-1", "instance prefect-1"}
+    assert set(back.outcomes("changed")) == set(ended.outcomes("changed")) - labelled
 
 
 def test_a_drift_check_names_what_was_changed_by_hand_and_changes_nothing(healed: Story) -> None:
@@ -73,14 +75,14 @@ def test_a_drift_check_names_what_was_changed_by_hand_and_changes_nothing(healed
     before = len(healed.requests())
     ended = healed.run(DRIFT)
     assert ended.state == "Drifted"
-    assert ended.outcomes("drifted") == [
-        "file /var/lib/prefect/.prefect/prefect.toml",
-        "service prefect-worker",
-    ]
+    assert ended.found == {
+        ("file /var/lib/prefect/.prefect/prefect.toml", "mode"),
+        ("service prefect-worker", "at boot"),
+    }
     methods = {entry["method"] for entry in healed.requests()[before:] if entry["method"]}
     cloud = {method for method in methods if method.startswith(("compute.", "iam."))}
-    assert {method.rpartition(".")[2] for method in cloud} <= {"get", "getGuestAttributes"}
-    assert healed.run(DRIFT).outcomes("drifted") == ended.outcomes("drifted")
+    assert {method.rpartition(".")[2] for method in cloud} <= {"get", "list", "getGuestAttributes"}
+    assert healed.run(DRIFT).found == ended.found
 
 
 # What a server survives
