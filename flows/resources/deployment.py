@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
@@ -142,15 +143,10 @@ class SelfCheck:
         }
 
     def apply(self, changes: tuple[Change, ...]) -> None:
-        """Wait for the next run; start one where the schedule would take long."""
+        """Wait for the next run; start one where the schedule would take long, and another one when
+        that had to give way to a run that was late."""
         before = (old := self._finished()) and old.id
-        found = self.deployment.found()
-        if found and not any(
-            due(schedule.schedule.anchor_date, schedule.schedule.interval) < 2 * SOON
-            for schedule in found.schedules
-            if isinstance(schedule.schedule, IntervalSchedule)
-        ):
-            self.deployment.api().create_flow_run_from_deployment(found.id)
+        started = self._start()
         deadline = time.monotonic() + CHECK_SECONDS
         while (state := self.read()) != self.desired():
             last = self._finished()
@@ -166,6 +162,23 @@ class SelfCheck:
                     repair="See the journals of prefect-server and prefect-worker.",
                 )
             time.sleep(POLL_SECONDS)
+            if started and self._gave_way(started):
+                started = self._start()
+
+    def _start(self) -> UUID | None:
+        """The run that was started, unless the schedule will do it in a moment."""
+        found = self.deployment.found()
+        if found is None or any(
+            due(schedule.schedule.anchor_date, schedule.schedule.interval) < 2 * SOON
+            for schedule in found.schedules
+            if isinstance(schedule.schedule, IntervalSchedule)
+        ):
+            return None
+        return self.deployment.api().create_flow_run_from_deployment(found.id).id
+
+    def _gave_way(self, run: UUID) -> bool:
+        state = self.deployment.api().read_flow_run(run).state
+        return bool(state and state.is_cancelled())
 
     def _finished(self) -> FlowRun | None:
         """The last run that came to an end, if of this version; one that had to give way did not."""

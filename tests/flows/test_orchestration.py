@@ -253,6 +253,26 @@ def test_a_run_is_started_where_the_schedule_would_take_long(
     assert started == [1]
 
 
+def test_a_run_that_had_to_give_way_is_started_anew(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hourly(deployed)
+    ends: Iterator[State[Any]] = iter([Cancelled(), Completed()])
+
+    def worker() -> None:
+        runs = deployed.api().read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found(deployed).id]))
+        )
+        waiting = [run for run in runs if run.state and run.state.is_scheduled()]
+        for run in waiting:
+            deployed.api().set_flow_run_state(run.id, next(ends), force=True)
+        if len(runs) == 2:
+            ran(deployed, Scheduled())
+
+    passing(monkeypatch, deployment, worker)
+    heals(SelfCheck(deployed), ["next run", "last run"])
+
+
 @pytest.mark.parametrize("before", [[], [Failed(message="yesterday's")], [Completed()]])
 def test_a_self_check_that_fails_says_what_it_found(
     deployed: Deployment, before: list[State[Any]], monkeypatch: pytest.MonkeyPatch
