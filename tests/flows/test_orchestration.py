@@ -101,6 +101,10 @@ def test_a_pool_of_another_type_is_refused(api: SyncPrefectClient, pool: WorkPoo
     assert api.read_work_pool(pool.pool).type == "docker"
 
 
+def test_a_worker_is_gone_with_its_pool(api: SyncPrefectClient) -> None:
+    assert Worker(lambda: api, "no-such-pool", "prefect-1").read() is None
+
+
 def test_a_worker_is_waited_for_until_a_deadline(
     api: SyncPrefectClient, pool: WorkPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
