@@ -47,6 +47,8 @@ def tell(url: str, checkout: Path) -> Json:
         }
         state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, at)
         seconds = time.monotonic() - prepared
+        if not drift:  # the last step was reported after the end of its run
+            drift.append(follow.start(client, DRIFT))
         rows = follow.table(client, f"{NAME}-resources", run)
         err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
         server = _reach(checkout)
