@@ -97,11 +97,11 @@ def driver(url: str, log: Path) -> Iterator[Driver]:
             stderr=errors,
             text=True,
         )
-    try:
-        yield Driver(process, log)
-    finally:
-        process.kill()
-        process.wait(10)
+    with process:  # which closes its pipes
+        try:
+            yield Driver(process, log)
+        finally:
+            process.kill()
 
 
 def main() -> None:
