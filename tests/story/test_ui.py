@@ -183,7 +183,10 @@ def test_the_drift_report_is_a_table_in_the_ui_and_so_is_the_plan(
 def open_artifact(page: Page, story: Story, key: str) -> None:
     """Open the newest of a key, a table that names what was changed by hand."""
     with follow.api(story.urls["laptop"]) as client:
-        found = follow.ask(client, "GET", f"/artifacts/{NAME}-{key}/latest")
+        which = {"artifacts": {"key": {"any_": [f"{NAME}-{key}"]}}}
+        [found] = follow.ask(
+            client, "POST", "/artifacts/filter", {**which, "sort": "CREATED_DESC", "limit": 1}
+        )
     page.goto(f"{story.urls['laptop']}/artifacts/artifact/{found['id']}")
     for name in ("firewall rule prefect-1-clients", "sourceRanges", "service prefect-worker"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
