@@ -89,10 +89,11 @@ UP = root(
 )
 # Until the scheduler has looked at what was changed, which deleted the next run.
 SCHEDULED = root("sleep 10")
-# Until no self-check is on its way, for that would be a next run.
+# Until no self-check is on its way, which would be a next run, or end badly with what is spoiled.
 IDLE = sql(
-    "DO $$ BEGIN FOR i IN 1..60 LOOP"
-    " EXIT WHEN NOT EXISTS (SELECT FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING'));"
+    "DO $$ BEGIN FOR i IN 1..60 LOOP EXIT WHEN NOT EXISTS (SELECT FROM flow_run"
+    " WHERE state_type IN ('PENDING', 'RUNNING') OR state_type = 'SCHEDULED'"
+    " AND next_scheduled_start_time < now() + interval '20 seconds');"
     " PERFORM pg_sleep(0.5); END LOOP; END $$"
 )
 UV = "/opt/prefect/uv-*/bin/uv --quiet pip install --no-deps --python"
@@ -173,7 +174,7 @@ DATABASE = (
 
 PREFECT = (
     fault("a deleted pool", root("systemctl stop prefect-worker"), api("DELETE", "work_pools/server"), found={POOL: "", CHECK: "work pool", "worker prefect-1": "", WORKER: "state"}),  # a worker makes its pool anew
-    fault("a paused deployment", IDLE, api("PATCH", "deployments/{check}", '{"paused": true}'), found={CHECK: "paused", "self-check": NEXT}),
+    fault("a paused deployment", api("PATCH", "deployments/{check}", '{"paused": true}'), found={CHECK: "paused", "self-check": NEXT}),
     fault("a deleted deployment", api("DELETE", "deployments/{check}"), found={CHECK: "", "self-check": BOTH}),
     fault("a changed schedule", api("PATCH", "deployments/{check}", '{"schedules": [{"schedule": {"interval": 7200}, "active": true, "slug": "interval"}]}'), SCHEDULED, found={CHECK: "schedule"}),
     fault("changed parameters", api("PATCH", "deployments/{check}", '{"parameters": {"port": 4201}}'), found={CHECK: "parameters"}),

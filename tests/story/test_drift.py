@@ -86,7 +86,8 @@ def running(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def clean(running: Laptop) -> Iterator[Laptop]:
-    """A server that is as in the spec, also for the next test."""
+    """A server that is as in the spec, also for the next test, and at rest."""
+    running.story.sql(*IDLE.words)
     yield running
     if not running.clean:
         running.bootstrap()
