@@ -23,7 +23,7 @@ from rehearsal import follow, laptop
 from tests.conftest import ROOT
 from tests.story.conftest import BOOTSTRAP, DRIFT, NAME, Story
 from tests.story.driver import Driver, Ended, Json, driver
-from tests.story.faults import CLIENTS, CLOUD, FAULTS, ON_IT, SSH, TOML, Fault, Step
+from tests.story.faults import CLIENTS, CLOUD, FAULTS, IDLE, ON_IT, SSH, TOML, Fault, Step
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(300)]
 
