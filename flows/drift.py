@@ -22,14 +22,13 @@ from blocks.secrets import Secrets, read_secrets
 from flows import report
 from flows.catalog import Server
 from flows.errors import BootstrapError
-from flows.findings import DIFFERS
+from flows.findings import CODES, DIFFERS
 from flows.project import spec_in
 from flows.reach import Reach, reached, this_run
 from flows.spec import ServerSpec
 from flows.stages import look, steps
 
 SECONDS = 600
-CODES = {"Unchanged": 0, "Drifted": 2}
 
 
 @flow(name="check-drift", flow_run_name="{server.name}", timeout_seconds=SECONDS)
@@ -76,7 +75,7 @@ def main() -> int:
         with get_client(sync_client=True) as client:
             client.api_version()
         state: State[Any] = check_drift(spec, args.target, return_state=True)
-        if state.name not in ("Unchanged", "Drifted", "Unknown"):
+        if state.name not in CODES:
             raise BootstrapError(str(state.message))
         said = {"server": spec.name, "state": state.name, "message": state.message}
         if args.json:
@@ -89,7 +88,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"{spec.name}: {state.name}: {state.message}")
-    return CODES.get(state.name, 1)
+    return CODES[state.name]
 
 
 if __name__ == "__main__":

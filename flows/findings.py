@@ -29,6 +29,8 @@ COLUMNS = (
 )  # fmt: skip
 DIFFERS: tuple[Kind, ...] = ("drift", "missing", "needs replacement")
 UNCHECKED: Kind = "could not check"
+CODES: dict[str, int] = {"Unchanged": 0, "Drifted": 2, "Unknown": 1}
+"""The exit status of each verdict."""
 NAMED = 5
 """As many differences as a summary names."""
 CELL = 200
@@ -206,8 +208,8 @@ def word(found: Iterable[Finding]) -> Word:
 
 
 def code(found: Iterable[Finding]) -> int:
-    """The exit status: 0 clean, 2 drift, 1 could not check."""
-    return {"Unchanged": 0, "Drifted": 2, "Unknown": 1}[word(found)]
+    """The exit status of the verdict."""
+    return CODES[word(found)]
 
 
 def summary(found: Sequence[Finding], total: int) -> str:

@@ -87,8 +87,10 @@ def fought(spec: ServerSpec, found: Sequence[Finding]) -> list[Finding]:
     written down before it does: a run that dies has tried, too."""
     key = f"{spec.name}-healed"
     before = latest(key)
-    back = stuck(healable(found, spec.heal), before)
-    others = [each for each in healable(found, spec.heal) if each.key not in {b.key for b in back}]
+    able = healable(found, spec.heal)
+    back = stuck(able, before)
+    keys = {each.key for each in back}
+    others = [each for each in able if each.key not in keys]
     if others:
         table = record(others, before)
         create_table_artifact(table, key=key, description=f"What was healed on {spec.name}")
