@@ -90,7 +90,8 @@ def _save_all(client: SyncPrefectClient, args: argparse.Namespace) -> None:
     saved = _values(client, ServerTarget, args.target)
     key = saved["ssh_private_key"] if saved else new_ssh_key()
     try:
-        target = ServerTarget(credentials=credentials, ssh_private_key=key)
+        tunnel = (saved or {}).get("tunnel", "iap")
+        target = ServerTarget(credentials=credentials, ssh_private_key=key, tunnel=tunnel)
     except ValidationError as error:  # the UI saves what it is given
         raise Final(
             f"The key saved in server-target/{args.target} cannot be used.",

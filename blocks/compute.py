@@ -2,9 +2,8 @@
 
 A failure is told by code and reason, never by its message. ``Remedy`` says what a caller does about
 it; what may pass by itself is tried again here, with back-off, until a deadline. A change carries a
-request id, so a second try of a request whose answer was lost finds the first one's operation
-instead of making two. The id is of that call alone: a later call, even of the same step and run, has
-read what became of this one, and must not be answered with its failure.
+request id (see ``Run``), so a second try of a request whose answer was lost finds the first one's
+operation instead of making two.
 Sources: https://cloud.google.com/compute/docs/api/how-tos/api-requests-responses and
 https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
 """
@@ -15,10 +14,13 @@ import json
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from http.client import HTTPException
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import BootstrapError
@@ -59,14 +61,31 @@ _BY_CODE = {
     429: Remedy.RETRY_NOW,
     501: Remedy.FATAL,
 }
+_ENABLE = "Enable the API: gcloud services enable {api}.googleapis.com"
+_GRANT = "Grant the account the permission named here; role.yaml has all that are needed."
+_ROOM = (
+    "Run again later, choose another machine type, or, for a machine that is not made yet, list "
+    "further zones of the region as zones in the spec."
+)
 _REPAIRS = {
-    "SERVICE_DISABLED": "Enable the API: gcloud services enable {api}.googleapis.com",
-    "accessNotConfigured": "Enable the API: gcloud services enable {api}.googleapis.com",
-    "forbidden": "Grant the account the permission named here; role.yaml has all that are needed.",
+    "SERVICE_DISABLED": _ENABLE,
+    "accessNotConfigured": _ENABLE,
+    "forbidden": _GRANT,
+    "IAM_PERMISSION_DENIED": _GRANT,
     "QUOTA_EXCEEDED": "Ask for more quota in the console, or choose a smaller machine type.",
     "quotaExceeded": "Ask for more quota in the console, or delete what is not needed.",
     "SERVICE_ACCOUNT_ACCESS_DENIED": "Grant roles/iam.serviceAccountUser on that account.",
 }
+_BY_REMEDY = {
+    Remedy.RETRY_NOW: "Run again in some minutes: Google did not recover in the time it was given.",
+    Remedy.RETRY_SLOWLY: "Run again in some minutes: it was not ready in the time it was given.",
+    Remedy.OTHER_ZONE: _ROOM,
+    Remedy.REFETCH: "Run again when nobody else changes it.",
+    Remedy.ADOPT: "Run again: what is there is compared with the spec.",
+    Remedy.ABSENT: "Run again: what is missing is made.",
+    Remedy.FATAL: "Change what Google refuses here, most likely in the spec.",
+}
+_PASSING = (Remedy.RETRY_NOW, Remedy.RETRY_SLOWLY)
 FIRST_PAUSE, LONGEST_PAUSE, SLOW_PAUSE = 0.5, 20.0, 5.0
 """Seconds between tries: doubled from the first to the longest; slow ones begin at SLOW_PAUSE."""
 
@@ -77,8 +96,9 @@ class ApiError(BootstrapError):
 
     def __init__(self, code: int, reason: str, message: str, during: str) -> None:
         self.code, self.reason, self.during = code, reason, during
-        repair = _REPAIRS.get(reason, "").format(api=during.partition(".")[0])
-        super().__init__(f"{during}: {code} {reason}: {message}", repair=repair)
+        repair = _REPAIRS.get(reason) or _BY_REMEDY[self.remedy]
+        api = during.partition(".")[0]
+        super().__init__(f"{during}: {code} {reason}: {message}", repair=repair.format(api=api))
 
     @property
     def remedy(self) -> Remedy:
@@ -91,20 +111,62 @@ class DeadlinePassed(BootstrapError):
     """An operation was not done, or a failure did not pass, in the time it was given."""
 
 
+@dataclass
+class Run:
+    """One run, however many clients it has: the ids of its requests, and what it has made.
+
+    A request id follows from the flow run, its attempt, the step, and how often the run has begun
+    that step. So every try of one call carries the same id, and makes one operation; a later call of
+    the step carries another, for it has read what became of the first and must not be answered with
+    its failure. A flow run that is started again is another ``attempt``: it, too, reads first, and
+    what was still under way is found by its name.
+    """
+
+    id: uuid.UUID
+    attempt: int = 1
+    made: set[str] = field(default_factory=set)
+    """Accounts that Google's other services may not know yet."""
+    _begun: Counter[str] = field(default_factory=Counter)
+    _alone: Lock = field(default_factory=Lock)
+
+    def request_id(self, step: str) -> str:
+        """The id of one more call of a step."""
+        with self._alone:
+            self._begun[step] += 1
+            return str(uuid.uuid5(self.id, f"{self.attempt} {step} {self._begun[step]}"))
+
+
+@dataclass
+class _Backoff:
+    """Longer and longer pauses, with jitter, up to a deadline."""
+
+    deadline: float
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    pause: float = FIRST_PAUSE
+
+    def wait(self, *, slowly: bool) -> bool:
+        """Pause, and whether there was time for it."""
+        self.pause = max(self.pause, SLOW_PAUSE if slowly else 0)
+        if self.clock() + self.pause > self.deadline:
+            return False
+        self.sleep(self.pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        return True
+
+
 @dataclass(frozen=True)
 class Compute:
-    """A client for one project. httplib2 is not thread safe: one client a thread.
-
-    ``run`` is what request ids follow from, such as the flow run's id.
-    """
+    """A client for one project. httplib2 is not thread safe: one client a thread."""
 
     project: str
     service: Any
-    run: uuid.UUID
+    run: Run
     sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
     @classmethod
-    def connect(cls, account: Credentials, project: str, run: uuid.UUID) -> Compute:
+    def connect(cls, account: Credentials, project: str, run: Run) -> Compute:
         """A client that acts as the account."""
         from google_auth_httplib2 import AuthorizedHttp
         from googleapiclient.discovery import build
@@ -116,13 +178,17 @@ class Compute:
     @cached_property
     def iam(self) -> Any:
         """The IAM API, over the same connection."""
+        return self.other("iam", "v1")
+
+    def other(self, api: str, version: str) -> Any:
+        """Another API of Google, over the same connection."""
         from googleapiclient.discovery import build
 
-        return build("iam", "v1", http=self.service._http, cache_discovery=False)
+        return build(api, version, http=self.service._http, cache_discovery=False)
 
     def ask(self, request: Any, *, seconds: float = 60) -> Json:
         """The answer to a request that begins no operation. Raises ApiError."""
-        return self._ask(request, time.monotonic() + seconds)
+        return self._ask(request, self.clock() + seconds)
 
     def read(self, request: Any, *, seconds: float = 60) -> Json | None:
         """The answer to a request that changes nothing; None when the resource does not exist."""
@@ -138,22 +204,28 @@ class Compute:
     ) -> Json:
         """Call a method and wait for its operation; the operation, done. ``step`` is what an error
         calls it. Raises ApiError as of the request or of the operation."""
-        deadline = time.monotonic() + seconds
-        request_id = str(uuid.uuid5(self.run, f"{step} {uuid.uuid4()}"))
-        request = method(project=self.project, requestId=request_id, **arguments)
-        operation = self._ask(request, deadline)
-        while operation["status"] != "DONE":
-            if time.monotonic() > deadline:
-                raise DeadlinePassed(
-                    f"{step}: operation {operation['name']} is not done after {seconds:.0f} s.",
-                    repair="Run again: it will find what that operation made.",
-                )
-            operation = self._ask(self._wait(operation), deadline)
-        if "error" in operation:
+        deadline = self.clock() + seconds
+        backoff = _Backoff(deadline, self.clock, self.sleep)
+        while True:
+            request_id = self.run.request_id(step)
+            operation = self._ask(
+                method(project=self.project, requestId=request_id, **arguments), deadline
+            )
+            while operation["status"] != "DONE":
+                if self.clock() > deadline:
+                    raise DeadlinePassed(
+                        f"{step}: operation {operation['name']} is not done after {seconds:.0f} s.",
+                        repair="Run again: it will find what that operation made.",
+                    )
+                operation = self._ask(self._wait(operation), deadline)
+            if "error" not in operation:
+                return operation
             first = operation["error"]["errors"][0]
             code = operation.get("httpErrorStatusCode", 400)
-            raise ApiError(code, first["code"], first["message"], f"operation of {step}")
-        return operation
+            error = ApiError(code, first["code"], first["message"], f"operation of {step}")
+            slowly = error.remedy is Remedy.RETRY_SLOWLY
+            if error.remedy not in _PASSING or not backoff.wait(slowly=slowly):
+                raise error
 
     def _wait(self, operation: Json) -> Any:
         """The request that holds until the operation is done, two minutes at most."""
@@ -171,30 +243,28 @@ class Compute:
         from googleapiclient.errors import HttpError
         from httplib2 import HttpLib2Error
 
-        pause = FIRST_PAUSE
+        backoff = _Backoff(deadline, self.clock, self.sleep)
         while True:
+            slowly = False
             try:
                 answer: Json = request.execute()
+                return answer
             except HttpError as http:
                 error = _told(http, request.methodId)
-                if error.remedy is Remedy.RETRY_SLOWLY:
-                    pause = max(pause, SLOW_PAUSE)
-                elif error.remedy is not Remedy.RETRY_NOW:
+                if error.remedy not in _PASSING:
                     raise error from None
+                slowly = error.remedy is Remedy.RETRY_SLOWLY
                 cause: Exception = error
-            except (OSError, HttpLib2Error, TransportError) as network:
+            except (OSError, HTTPException, HttpLib2Error, TransportError) as network:
                 cause = network
-            else:
-                return answer
-            if time.monotonic() + pause > deadline:
-                if isinstance(cause, ApiError):
-                    raise cause
-                raise DeadlinePassed(
-                    f"{request.methodId}: no answer from Google: {cause!r}.",
-                    repair="Check the network and that Google's APIs can be reached from here.",
-                ) from cause
-            self.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
-            pause = min(pause * 2, LONGEST_PAUSE)
+            if backoff.wait(slowly=slowly):
+                continue
+            if isinstance(cause, ApiError):
+                raise cause
+            raise DeadlinePassed(
+                f"{request.methodId}: no answer from Google: {cause!r}.",
+                repair="Check the network and that Google's APIs can be reached from here.",
+            ) from cause
 
 
 def _told(error: Any, method: str) -> ApiError:

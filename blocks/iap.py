@@ -370,6 +370,8 @@ def main(argv: Sequence[str] | None = None, *, url: str = URL) -> int:
     target = IapTarget(**vars(parser.parse_args(argv)))
     if stat.S_ISREG(os.fstat(1).st_mode):
         parser.error("stdout is a file, which cannot be waited for: write to a pipe")
+    # It warns of what is written to a websocket that is being cut, which is sent again on the next.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         asyncio.run(_proxy(target, url))
     except IapError as error:

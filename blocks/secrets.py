@@ -52,6 +52,28 @@ def read_secrets(spec: ServerSpec) -> Secrets:
     )
 
 
+def secrets_or_error(spec: ServerSpec) -> tuple[Secrets, BootstrapError | None]:
+    """The secrets, or what keeps them from being read: then only the cloud can be looked at."""
+    try:
+        return read_secrets(spec), None
+    except BootstrapError as error:
+        return Secrets("", ""), error
+
+
+def unreadable(spec: ServerSpec) -> dict[str, BootstrapError | None]:
+    """By the name of its block, what keeps each secret from being read; None when nothing does."""
+    refs = ((spec.auth_secret, check_auth_string), (spec.database_url_secret, check_database_url))
+    return {ref.block: _error(ref, check) for ref, check in refs}
+
+
+def _error(ref: SecretRef, check: Callable[[str], str]) -> BootstrapError | None:
+    try:
+        _read(ref, check)
+    except BootstrapError as error:
+        return error
+    return None
+
+
 def _read(ref: SecretRef, check: Callable[[str], str]) -> str:
     value, repair = (_from_google if ref.kind == "gcp-secret" else _from_prefect)(ref.block)
     try:
@@ -86,16 +108,16 @@ def _from_google(name: str) -> tuple[str, str]:
     from google.auth.exceptions import GoogleAuthError
     from prefect_gcp.secret_manager import GcpSecret
 
+    block = load_block(GcpSecret, name, "Make it: python -m blocks")
     try:
-        block = load_block(GcpSecret, name, "Make it: python -m blocks")
         value: bytes = block.read_secret()  # type: ignore[assignment] # as above
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
-        raise _unread(name, error) from error
+        raise _unread(name, block.secret_name, error) from error
     text = value.decode(errors="replace")  # no check accepts a replacement character
     return text, f"Add a version: gcloud secrets versions add {block.secret_name} --data-file=FILE"
 
 
-def _unread(name: str, error: Exception) -> BootstrapError:
+def _unread(name: str, secret: str, error: Exception) -> BootstrapError:
     """What an error of Secret Manager, or of the account, means: by its type."""
     from google.api_core import exceptions as api
     from google.auth.exceptions import GoogleAuthError, TransportError
@@ -106,10 +128,11 @@ def _unread(name: str, error: Exception) -> BootstrapError:
         return Unreachable(what, repair="Check that secretmanager.googleapis.com can be reached.")
     account = "Put an account that works into the block: python -m blocks --key-file FILE"
     repairs: dict[type[Exception], str] = {
-        api.NotFound: "Make it and its first version: gcloud secrets create NAME --data-file=FILE",
-        api.FailedPrecondition: "Add a version: gcloud secrets versions add NAME --data-file=FILE",
-        api.Forbidden: "Grant the account roles/secretmanager.secretAccessor on the secret, and "
-        "enable the API: gcloud services enable secretmanager.googleapis.com",
+        api.NotFound: f"Make it: gcloud secrets create {secret} --data-file=FILE",
+        api.FailedPrecondition: f"Add a version: gcloud secrets versions add {secret} --data-file=FILE",
+        api.Forbidden: "Enable the API: gcloud services enable secretmanager.googleapis.com, and "
+        f"grant the account its use: gcloud secrets add-iam-policy-binding {secret} "
+        "--member=MEMBER --role=roles/secretmanager.secretAccessor",
         api.Unauthorized: account,
         GoogleAuthError: account,
     }

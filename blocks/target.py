@@ -6,7 +6,6 @@ and what it should be, is the spec's to say.
 
 import re
 from textwrap import fill
-from uuid import UUID
 
 from cryptography.hazmat.primitives import serialization as ssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,8 +16,9 @@ from prefect.blocks.core import Block
 from prefect_gcp.credentials import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
 
-from blocks.compute import Compute
+from blocks.compute import Compute, Run
 from blocks.iap import SCOPE
+from blocks.unreached import Tunnel
 from flows.errors import Final, Unreachable
 
 _FIRST, _LAST = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
@@ -58,6 +58,12 @@ class ServerTarget(Block):
         title="SSH private key",
         description="An OpenSSH private key without a passphrase, ed25519 recommended.",
     )
+    tunnel: Tunnel = Field(
+        default="iap",
+        description="What SSH goes through to a machine. iap: the tunnel that comes with these flows, "
+        "as the account above. gcloud: gcloud compute start-iap-tunnel, as whom gcloud is logged in "
+        "where the flows run (gcloud auth login); it gets no secret from here.",
+    )
     _account: Credentials | None = PrivateAttr(default=None)
 
     @field_validator("ssh_private_key")
@@ -80,8 +86,8 @@ class ServerTarget(Block):
         public = ssh.load_ssh_private_key(text, password=None).public_key()
         return public.public_bytes(ssh.Encoding.OpenSSH, ssh.PublicFormat.OpenSSH).decode()
 
-    def compute(self, project: str, run: UUID) -> Compute:
-        """A client of the Compute API, for one thread. ``run``: what request ids follow from."""
+    def compute(self, project: str, run: Run) -> Compute:
+        """A client of the Compute API, for one thread. ``run``: whom its request ids belong to."""
         return Compute.connect(self.account(), project, run)
 
     def account(self) -> Credentials:

@@ -8,8 +8,8 @@ from typing import Any
 
 from prefect import State, flow, get_run_logger
 
-from blocks.secrets import Secrets, read_secrets
-from flows import report
+from blocks.secrets import Secrets, secrets_or_error
+from flows import preflight, report
 from flows.catalog import Server
 from flows.findings import Finding
 from flows.policy import Level, attribute_of, may_change
@@ -34,10 +34,14 @@ def bootstrap_server(
         healing: Nobody watches: make only the changes that the spec's heal allows.
     """
     level: Level = server.heal if healing else "hand"
-    secrets = read_secrets(server)
+    secrets, unread = secrets_or_error(server)
     with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:
         todo = steps(Server(server, secrets), reach)
-        looked = list(look(todo))
+        looked = list(look(todo, unread))
+        if not dry_run and (unread or preflight.due(looked)):
+            preflight.check(reach, looked, unread)
+        if unread:
+            raise unread
         found = report.differences(server, looked, secrets, key="plan", level=level)
         if dry_run:
             return report.drift_verdict(found, len(looked), fail=False)

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from flows.errors import Final
 from flows.resources.apt import Packages
 from flows.resources.files import Absent, Directory, File, User
+from flows.resources.filesystem import RootFileSystem
 from flows.resources.postgres import Database, Schema
 from flows.resources.python import Installation, OwnPackage, Tool, Uv, WorkerEnvironment
 from flows.resources.shell import MachineKind
+from flows.resources.sshd import RELOAD, VALID, Sshd
 from flows.resources.systemd import UNITS, Service
+from flows.resources.wheelhouse import Wheelhouse
 
 if TYPE_CHECKING:
     from flows.reconcile import Resource
@@ -31,6 +34,11 @@ SERVER, WORKER = f"{HOME}/.prefect", f"{HOME}/worker"
 """Working directories, each with its prefect.toml: Prefect reads it there and nowhere else."""
 POOL = "server"
 CHECK = "check-health"
+WATCHING = ("bootstrap-server", "check-drift", "check-server")
+"""The flows on the laptop's server, each deployed under the server's name."""
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+HEARTBEAT_SECONDS = 180
+"""Between a run's signs of life: Prefect's default, which the clients' workers have, too."""
 _HERE = Path(__file__).parent
 
 
@@ -56,21 +64,41 @@ class Server:
         version, uv = self.spec.prefect.version, self.spec.prefect.uv_version
         lock = locked("prefect", version)
         root = f"{OPT}/{version}-{hashlib.sha256(lock.encode()).hexdigest()[:8]}"
-        return Installation(
-            version, root, lock, Uv(uv, f"{OPT}/uv-{uv}", locked("uv", uv)), f"{OPT}/cache"
-        )
+        wheels = f"{OPT}/wheels" if self.spec.prefect.install_from == "laptop" else ""
+        program = Uv(uv, f"{OPT}/uv-{uv}", locked("uv", uv), wheels)
+        return Installation(version, root, lock, program, f"{OPT}/cache")
+
+    def sources(self) -> tuple[list[MachineKind], list[MachineKind]]:
+        """What the programs come from: Debian's packages first, and the laptop's wheels.
+
+        From the laptop, nothing that Google's image lacks is needed from Debian's archive.
+        """
+        place = self.place
+        if not place.uv.wheels:
+            # Google's image has the last; where one is missing, it costs apt 8 s.
+            return [Packages(("ca-certificates", "python3-venv", "unattended-upgrades"))], []
+        return [], [Wheelhouse(place.uv.wheels, (place.lock, place.uv.lock))]
 
     def machine(self) -> list[MachineKind]:
-        """Debian, users, files and programs; nothing is started."""
+        """Debian, users, files and programs; nothing is started.
+
+        Who logs in stays root by sudo, as Google's guest agent has it: the flows run Python as root,
+        so a sudoers file that allows just that allows everything. Nor are their names listed in
+        sshd's settings: with a new one in ``ServerTarget``, nobody could log in to change the list.
+        """
         place, own = self.place, f"{USER}:{USER}"
         journald = (("systemctl", "restart", "systemd-journald.service"),)
+        sshd = _template("sshd.conf")
+        packages, wheels = self.sources()
         return [
-            Packages(("ca-certificates", "python3-venv")),
+            RootFileSystem(),
+            *packages,
             User(USER, HOME),
             Directory(OPT),
             Directory(HOME, "700", own),
             Directory(SERVER, "700", own),
             Directory(WORKER, "700", own),
+            *wheels,
             place.uv,
             WorkerEnvironment(place),
             *self.beside(),
@@ -80,6 +108,9 @@ class Server:
                 _template("journald.conf"),
                 then=journald,
             ),
+            File("/etc/apt/apt.conf.d/99prefect.conf", _template("apt.conf")),
+            File("/etc/ssh/sshd_config.d/00-prefect.conf", sshd, then=(RELOAD,), valid=VALID),
+            Sshd(sshd),
             File(f"{SERVER}/prefect.toml", self._server_toml(), "600", own),
             File(f"{WORKER}/prefect.toml", self._worker_toml(), "600", own),
             Absent(f"{SERVER}/.env"),  # Prefect reads it there, too, and prefers it
@@ -104,7 +135,8 @@ class Server:
 
     def prefect(self, api: Api) -> list[Resource]:
         """What the running server says of itself, and what it has to hold."""
-        from flows.resources import deployment as made  # Prefect's client: not for a pure import
+        from flows.resources import automation  # Prefect's client: not for a pure import
+        from flows.resources import deployment as made
         from flows.resources import orchestration as of
 
         check = made.Deployment(
@@ -114,15 +146,30 @@ class Server:
             entrypoint="flows.health.check_health",
             pool=POOL,
             interval=self.spec.self_check.interval_seconds,
-            parameters={"port": self.spec.server.port, "pool": POOL, "directory": SERVER},
+            parameters={"server": self.spec.model_dump(mode="json", exclude_defaults=True)},
             version=self._version(),
         )
         return [
             of.Answers(api, self.spec.prefect.version, self._settings()),
             of.WorkPool(api, POOL),
+            automation.zombies(api, silence=3 * HEARTBEAT_SECONDS),
+            automation.strays(api, self.spec.name, seconds=HEARTBEAT_SECONDS),
             check,
             of.Worker(api, POOL, self.spec.name),
             made.SelfCheck(check),
+        ]
+
+    def notifications(self, api: Api, laptop: Api) -> list[Resource]:
+        """Who is told, and by whom, when a run that looks after the server fails."""
+        from flows.resources import automation
+
+        name, block = self.spec.name, self.spec.notify
+        if not block:
+            return []
+        return [
+            automation.NotificationBlock(api, laptop, block),
+            automation.failures(api, "notify-self-check", name, [CHECK], block),
+            automation.failures(laptop, f"notify-{name}", name, WATCHING, block),
         ]
 
     def _settings(self) -> dict[str, str | int | bool | tuple[str, ...]]:
@@ -136,6 +183,7 @@ class Server:
             "server.database.migrate_on_start": True,
             "server.database.sqlalchemy.connect_args.application_name": self.spec.name,
             "server.events.retention_period": f"P{server.events_days}D",
+            "server.concurrency.lease_storage": LEASES,
             "server.services.db_vacuum.enabled": ("events", "flow_runs"),
             "server.services.db_vacuum.retention_period": f"P{server.flow_runs_days}D",
         }
@@ -158,11 +206,17 @@ class Server:
             database_url=_quoted(self.secrets.database_url),
             events_days=server.events_days,
             flow_runs_seconds=server.flow_runs_days * 86400,
+            leases=_quoted(LEASES),
         )
 
     def _worker_toml(self) -> str:
         auth = _quoted(self.secrets.auth_string)
-        return _template("worker.toml", port=self.spec.server.port, auth_string=auth)
+        return _template(
+            "worker.toml",
+            port=self.spec.server.port,
+            auth_string=auth,
+            heartbeat=HEARTBEAT_SECONDS,
+        )
 
     def _unit(self, which: str, directory: str) -> str:
         place = self.place
@@ -177,6 +231,8 @@ class Server:
             prefect=program,
             proven=place.proven,
             pool=POOL,
+            port=self.spec.server.port,
+            hardening=_template("hardening.conf", home=HOME),
         )
 
 

@@ -17,6 +17,7 @@ import httpx
 from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 
+from blocks.compute import Run
 from blocks.secrets import read_secrets
 from flows.errors import BootstrapError
 from flows.reach import Reach, reached
@@ -55,7 +56,7 @@ def _connect(deployment: str, port: int) -> int:
     spec = ServerSpec.model_validate(parameters["server"])
     target, secrets = reached(parameters["target"]), read_secrets(spec)
     with (
-        Reach(spec, target, secrets, uuid.uuid4(), waits=False) as reach,
+        Reach(spec, target, secrets, Run(uuid.uuid4()), waits=False) as reach,
         reach.ssh().forward(spec.server.port, port),
     ):
         print(f"http://127.0.0.1:{port} is {spec.name}; Ctrl-C closes it.", flush=True)

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from prefect import State, flow, get_client, get_run_logger
 
-from blocks.secrets import Secrets, read_secrets
+from blocks.secrets import secrets_or_error
 from flows import report
 from flows.catalog import Server
 from flows.errors import BootstrapError
@@ -42,7 +42,7 @@ def check_drift(
         target: Name of the ServerTarget block that says how to reach Google Cloud and its machines.
         fail_on_drift: End as failed when it has drifted.
     """
-    secrets, unread = _secrets(server)
+    secrets, unread = secrets_or_error(server)
     with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:
         done = list(look(steps(Server(server, secrets), reach), unread))
     found = report.differences(server, done, secrets, key="drift", level=server.heal)
@@ -51,14 +51,6 @@ def check_drift(
     state = report.drift_verdict(found, len(done), fail=fail_on_drift)
     get_run_logger().info("%s: %s", state.name, state.message)
     return state
-
-
-def _secrets(server: ServerSpec) -> tuple[Secrets, BootstrapError | None]:
-    """The secrets, or what keeps them from being read: then only the cloud can be looked at."""
-    try:
-        return read_secrets(server), None
-    except BootstrapError as error:
-        return Secrets("", ""), error
 
 
 def main() -> int:

@@ -59,22 +59,29 @@ class DidNotConverge(Final):
 
 
 class NeedsReplacement(Final):
-    """Only a new one could be what is wanted, and nothing is deleted without being asked."""
+    """Only a new one could be what is wanted, and nothing is deleted without being asked.
 
-    def __init__(self, resource: str, attribute: str, why: str) -> None:
-        self.resource, self.attribute = resource, attribute
+    ``change`` is what was wanted, for people.
+    """
+
+    def __init__(
+        self, resource: str, attribute: str, why: str, *, change: object = "", repair: str = ""
+    ) -> None:
+        self.resource, self.attribute, self.why = resource, attribute, why
+        said = f"{change} ({why})" if change else why
         super().__init__(
-            f"{resource}: {attribute} cannot be changed in place: {why}.",
-            repair=f"Put {attribute} back in the spec, or delete {resource} and run again.",
+            f"{resource}: {attribute} cannot be changed in place: {said}.",
+            repair=repair
+            or f"Put {attribute} back in the spec, or delete {resource} and run again.",
         )
 
 
 class NotOurs(Final):
-    """A stranger's resource is refused, never adopted in silence."""
+    """A stranger's resource is refused, never adopted in silence; ``adopt`` says how a person does."""
 
-    def __init__(self, resource: str, label: str) -> None:
+    def __init__(self, resource: str, label: str, adopt: str) -> None:
         self.resource = resource
         super().__init__(
             f"{resource} exists, but does not carry the label {label}.",
-            repair=f"Choose another name in the spec, or add the label {label} to adopt it.",
+            repair=f"Choose another name in the spec, or {adopt}",
         )

@@ -68,15 +68,15 @@ class Finding:
 class Looked:
     """A resource that was looked at, and what came of it.
 
-    ``attributes`` are those that it should have; ``replaced`` says why a change cannot be made in
-    place, and "" when it can.
+    ``attributes`` are those that it should have; ``replaced`` says what keeps a change from being
+    made in place, and None when nothing does.
     """
 
     stage: str
     resource: str
     attributes: tuple[str, ...]
     outcome: Outcome | Exception
-    replaced: Callable[[Change], str] = lambda change: ""
+    replaced: Callable[[Change], NeedsReplacement | None] = lambda change: None
 
     @property
     def of(self) -> tuple[str, str]:
@@ -128,9 +128,8 @@ def _difference(
     attribute = attribute_of(change)
     severity, by, action = policy(looked.resource, attribute)
     kind, desired, actual = _seen(change)
-    if kind == "drift" and (why := looked.replaced(change)):
-        repair = NeedsReplacement(looked.resource, attribute, why).repair
-        kind, action = "needs replacement", f"{repair.rstrip('.')} ({why})"
+    if kind == "drift" and (needed := looked.replaced(change)):
+        kind, action = "needs replacement", f"{needed.repair.rstrip('.')} ({needed.why})"
     elif reaches(heal, by):
         action = f"heals by itself ({by})"
     else:

@@ -58,6 +58,7 @@ def row(resource: str, attribute: str, severity: Severity, heal: Heal, action: s
 
 ADMINISTRATOR = "ask the database's administrator to do what it says"
 ENVIRONMENT = "look for a .env file or PREFECT_ variables that beat its prefect.toml"
+SSHD = "take back what another file of sshd's says before ours"
 POOL = "delete the work pool and run bootstrap-server"
 STRANGER = "delete or narrow the firewall rule, or add its range to the clients in the spec"
 
@@ -91,9 +92,12 @@ CLOUD = (
     row("disk *", "*", "warning", "all"),
 )
 MACHINE = (
+    row("root file system", "*", "warning", "safe"),
     row("file */prefect.toml", "content", "warning", "safe"),
     row("file */prefect.toml", "*", "critical", "safe"),  # it holds secrets
     row("file *.service", "", "critical", "safe"),
+    row("file /etc/ssh/*", "*", "critical", "safe"),  # who may log in
+    row("sshd", "*", "critical", "hand", SSHD),
     row("file *", "*", "warning", "safe"),
     row("no file *", "*", "warning", "safe"),
     row("directory *", "kind", "critical", "all"),
@@ -107,6 +111,7 @@ MACHINE = (
     row("worker's environment", "*", "warning", "all"),
     row("package *", "*", "warning", "all"),
     row("packages *", "*", "warning", "all"),
+    row("wheels", "*", "info", "safe"),
     row("uv *", "*", "warning", "all"),
 )
 DATABASE = (
@@ -131,6 +136,8 @@ PREFECT = (
     row("deployment *", "schedule", "critical", "safe"),
     row("deployment *", "", "critical", "safe"),
     row("deployment *", "*", "warning", "safe"),
+    row("automation *", "*", "warning", "safe"),
+    row("notification block *", "*", "warning", "safe"),
     row("self-check", "*", "critical", "safe"),
 )
 # fmt: on

@@ -14,10 +14,13 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import flow_run
 
+from blocks.compute import Run
 from blocks.iap import IapTarget
 from blocks.secrets import Secrets, load_block
-from blocks.shell import Command, Result, SshShell
-from flows.errors import Unreachable
+from blocks.shell import Command, Result
+from blocks.ssh import SshShell
+from flows.errors import BootstrapError
+from flows.resources.instance import Instance
 from flows.spec import ServerSpec
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 PATIENCE, IMPATIENCE = 180.0, 20.0
 """Seconds to wait for a machine that boots, and for one that should be there."""
+ANSWER = 20.0
+"""Seconds for Google's API to say how a machine is."""
 
 
 @dataclass
@@ -39,14 +44,14 @@ class Reach:
     spec: ServerSpec
     target: ServerTarget
     secrets: Secrets
-    run_id: UUID
+    as_run: Run
     waits: bool = True
     _open: ExitStack = field(default_factory=ExitStack)
     _ssh: SshShell | None = None
     _api: SyncPrefectClient | None = None
     _over: int = 0
     """The connection that the client goes through."""
-    _failure: Unreachable | None = None
+    _failure: BootstrapError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +61,12 @@ class Reach:
 
     def compute(self) -> Compute:
         """A client of its own for every thread: httplib2 is not thread safe."""
-        return self.target.compute(self.spec.project, self.run_id)
+        return self.target.compute(self.spec.project, self.as_run)
+
+    @property
+    def zone(self) -> str:
+        """The zone in which the machine is. Raises BootstrapError."""
+        return Instance(self.spec).zone(self.compute())
 
     def run(self, commands: Sequence[Command], *, together: bool = False) -> list[Result]:
         results = self.ssh().run(commands, together=together)
@@ -70,7 +80,7 @@ class Reach:
         if self._ssh is None:
             try:
                 self._ssh = self._open.enter_context(self._shell())
-            except Unreachable as error:
+            except BootstrapError as error:
                 self._failure = error
                 raise
         return self._ssh
@@ -90,19 +100,31 @@ class Reach:
     def _shell(self) -> SshShell:
         spec = self.spec
         return SshShell(
-            IapTarget(spec.project, spec.zone, spec.name),
+            IapTarget(spec.project, self.zone, spec.name),
             spec.machine.ssh_user,
             self.target.ssh_private_key.get_secret_value(),
             self._host_keys,
+            self.status,
             self.target.token,
             PATIENCE if self.waits else IMPATIENCE,
+            self.target.tunnel,
         )
+
+    def status(self) -> str:
+        """What Google says of the machine, such as RUNNING. Raises BootstrapError."""
+        compute = self.compute()
+        get = compute.service.instances().get(**self._where, fields="status")
+        found = compute.read(get, seconds=ANSWER)
+        return str(found["status"]) if found else "not there"
+
+    @property
+    def _where(self) -> dict[str, str]:
+        return {"project": self.spec.project, "zone": self.zone, "instance": self.spec.name}
 
     def _host_keys(self) -> list[str]:
         """As the guest agent publishes them: "type base64"; none before its first boot is over."""
         compute = self.compute()
-        where = {"project": self.spec.project, "zone": self.spec.zone, "instance": self.spec.name}
-        get = compute.service.instances().getGuestAttributes(**where, queryPath="hostkeys/")
+        get = compute.service.instances().getGuestAttributes(**self._where, queryPath="hostkeys/")
         found: dict[str, Any] = compute.read(get) or {}
         items = found.get("queryValue", {}).get("items", [])
         return [f"{item['key']} {item['value'].split()[0]}" for item in items]
@@ -115,6 +137,6 @@ def reached(block: str) -> ServerTarget:
     return load_block(ServerTarget, block, "Save one: python -m blocks")
 
 
-def this_run() -> UUID:
+def this_run() -> Run:
     """The flow run we are in."""
-    return UUID(flow_run.get_id())
+    return Run(UUID(flow_run.get_id()), flow_run.get_run_count())

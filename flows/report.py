@@ -129,8 +129,7 @@ def announce(spec: ServerSpec, found: Sequence[Finding]) -> None:
     emit_event(
         DRIFT,
         resource={
-            "prefect.resource.id": f"prefect-bootstrap.server.{spec.name}",
-            "prefect.resource.name": spec.name,
+            **spec.event_resource,
             "prefect-bootstrap.healable": "yes" if healable(found, spec.heal) else "no",
         },
         payload={"rows": [to_row(each) for each in found]},

@@ -9,7 +9,6 @@ refuse what the flow would refuse, in the same words: what to write instead, nev
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
@@ -23,38 +22,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic import GetCoreSchemaHandler as CoreHandler
-from pydantic import GetJsonSchemaHandler as JsonHandler
 from pydantic import ValidationInfo as Info
-from pydantic_core import CoreSchema, core_schema
+
+from flows.rule import Rule
 
 IAP_RANGE = "35.235.240.0/20"  # where IAP's TCP forwarding comes from: Google's, hence not a field
 OWNER_LABEL = "prefect-bootstrap"  # on what is ours, with the server's name as its value
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A pattern, and what to write where it does not match; for the flow and for the form.
-
-    A JSON schema has no messages of its own: a failed ``pattern`` repeats the input and the pattern,
-    but a failed ``const`` is reported as "'<what to write>' was expected".
-    """
-
-    pattern: str
-    expected: str
-
-    def check(self, value: str) -> str:
-        if not re.fullmatch(self.pattern, value):
-            raise ValueError(f"write {self.expected}")
-        return value
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: CoreHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, form: JsonHandler) -> dict[str, Any]:
-        description = f"{self.expected[0].upper()}{self.expected[1:]}."
-        rule = {"if": {"pattern": self.pattern}, "else": {"const": self.expected}}
-        return {"description": description} | form(core) | rule
 
 
 def _private(longest: str) -> str:
@@ -96,6 +69,7 @@ Name = Annotated[str, Rule("^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", f"up to 40 {_NAM
 ProjectId = Annotated[str, Rule(f"^{_ID}$", "the project's id, not its title or number, such as my-project-123")]
 Zone = Annotated[str, Rule("^[a-z]+(-[a-z]+)+[0-9]+-[a-z0-9]+$", "a zone, such as europe-west4-a")]
 Region = Annotated[str, Rule("^([a-z]+(-[a-z]+)+[0-9]+)?$", "the zone's region, such as europe-west4, or nothing")]
+HostProject = Annotated[str, Rule(f"^({_ID})?$", "the id of a shared VPC's host project, such as my-host-123, or nothing")]
 NetworkName = Annotated[str, Rule("^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$", f"up to 63 {_NAME}, such as prefect-net, or nothing")]
 SubnetRange = Annotated[str, Rule(_private("2[0-9]"), "a private (RFC 1918) IPv4 range from /8 to /29, such as 10.10.0.0/24"), AfterValidator(_aligned)]
 ClientRange = Annotated[str, Rule(_private("2[0-9]|3[0-2]"), "a private (RFC 1918) IPv4 range, such as 10.20.0.0/16; the server is never open to the internet"), AfterValidator(_aligned)]
@@ -112,6 +86,7 @@ AttributePattern = Annotated[str, Rule(r"^\S(.*\S)?$", "an attribute as the drif
 Reason = Annotated[str, Rule(r"^.*\S.*$", "in one line, why it may differ, such as resized for the migration in ticket 12")]
 Day = Annotated[str, BeforeValidator(_text), Rule("^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01]))?$", "the last day (UTC) on which it may differ, such as 2027-01-31 (in YAML in quotes), or nothing for no end"), AfterValidator(_calendar)]
 BlockName = Annotated[str, Rule("^[a-z0-9-]+$", "the name of a block, such as prefect-auth or prefect-database-url, never the secret itself")]
+NotificationBlock = Annotated[str, Rule("^([a-z0-9-]+/[a-z0-9-]+)?$", "type and name of a notification block on the laptop's server, such as slack-webhook/alerts, or nothing")]
 # fmt: on
 
 
@@ -147,10 +122,21 @@ class SecretRef(_Group):
 
 class Network(_Group):
     """Where the server is reached, and from where."""
-    name: NetworkName = Field("", title="Network", description="The VPC network, such as prefect-net. Empty: the server's name with -net.")
-    subnet: NetworkName = Field("", title="Subnet", description="The subnet, such as prefect-subnet. Empty: the server's name with -subnet.")
+    name: NetworkName = Field("", title="Network", description="A VPC network that exists, such as prefect-net: it is only looked at. Empty: one is made, the server's name with -net.")
+    subnet: NetworkName = Field("", title="Subnet", description="A subnet that exists in that network, such as prefect-subnet: it is only looked at. Empty: one is made, the server's name with -subnet.")
+    router: NetworkName = Field("", title="Router", description="A router that exists in that network, such as prefect-router, whose Cloud NAT serves the subnet: it is only looked at. Empty: one is made, the server's name with -router; in a shared VPC, none is looked at.")
+    project: HostProject = Field("", title="Shared VPC", description="The host project of a shared VPC, such as my-host-123, which has the network, the subnet and the firewall rules: all of them are only looked at. Empty: the server's project.")
     cidr: SubnetRange = Field("10.10.0.0/24", title="Subnet range")
+    nat: bool = Field(True, title="Cloud NAT", description="Whether to make a way out, to such as the package index. false: none is made, one that exists stays, and in a network of its own the server has to be installed from the laptop.")
     clients: tuple[ClientRange, ...] = Field((), max_length=200, title="Client ranges", description="Private IPv4 ranges that may reach the server's port, such as 10.20.0.0/16. Empty: the subnet's.")
+
+    @model_validator(mode="after")
+    def _named_with_what_it_lies_in(self) -> "Network":
+        if self.project and not (self.name and self.subnet):
+            raise ValueError("write name and subnet, too: in a shared VPC nothing is made")
+        if (self.subnet or self.router) and not self.name:
+            raise ValueError("write name, too: the network in which the subnet and the router are")
+        return self
 
 
 class Machine(_Group):
@@ -159,6 +145,7 @@ class Machine(_Group):
     disk_gb: int = Field(10, ge=10, le=65536, title="Disk (GB)", description="Size of the disk in GB, 10 or more, such as 20.")
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=60, title="Labels", description='Labels of your own, such as {"team": "data"}.')
     service_account: ServiceAccount = Field("", title="Service account", description="Email of an existing account to run as, such as vm@my-project-123.iam.gserviceaccount.com. Empty: prefect-vm in the project.")
+    downtime: Literal["allowed", "never"] = Field("allowed", title="Downtime", description="Whether a run may stop and start the machine for what needs it, such as another type, another service account, Secure Boot or vTPM. never: such a change is refused.")
     ssh_user: SshUser = Field("bootstrap", title="SSH user", description="Whom the flows log in as, such as bootstrap; not the user the server runs as.")
 
 
@@ -166,6 +153,7 @@ class Prefect(_Group):
     """What is installed on the machine."""
     version: PrefectVersion = Field("3.8.8", title="Prefect version")
     uv_version: UvVersion = Field("0.13.9", title="uv version")
+    install_from: Literal["index", "laptop"] = Field("index", title="Install from", description="Where programs such as Prefect come from, by the same hashes. index: the machine downloads them. laptop: the laptop does and sends them over SSH, 60 MB; the machine downloads nothing, Debian packages neither.")
 
 
 class Server(_Group):
@@ -177,8 +165,23 @@ class Server(_Group):
 
 
 class SelfCheck(_Group):
-    """The flow check-health, which the server runs on itself."""
+    """The flow check-health, which the server runs on itself, and its bounds: past one a check is degraded, past twice as much (where more is better, below half) it is unhealthy."""
     interval_seconds: int = Field(300, ge=60, le=86400, title="Interval (seconds)", description="Seconds from one check to the next, 60 to 86400, such as 300.")
+    answer_seconds: int = Field(5, ge=1, le=60, title="Answer (seconds)", description="Seconds in which the API and the database answer, 1 to 60, such as 5.")
+    late_seconds: int = Field(120, ge=60, le=1800, title="Late runs (seconds)", description="Seconds by which a scheduled run may be late, 60 to 1800, such as 120.")
+    silence_seconds: int = Field(600, ge=60, le=86400, title="Silent runs (seconds)", description="Seconds a flow run may be pending, or running without a heartbeat (one comes every 180), 60 to 86400, such as 600.")
+    worker_seconds: int = Field(90, ge=60, le=3600, title="Worker's heartbeat (seconds)", description="Seconds since the worker has reported (it does every 30), 60 to 3600, such as 90.")
+    event_seconds: int = Field(30, ge=5, le=60, title="Events (seconds)", description="Seconds in which an event that was sent can be read, 5 to 60, such as 30.")
+    disk_free_percent: int = Field(10, ge=1, le=50, title="Free disk (%)", description="Percent of the disk's space, and of its inodes, that have to be free, 1 to 50, such as 10.")
+    memory_free_percent: int = Field(10, ge=1, le=50, title="Free memory (%)", description="Percent of the memory that has to be available, 1 to 50, such as 10.")
+    load_per_cpu: int = Field(4, ge=1, le=100, title="Load per CPU", description="Processes that want to run, for each CPU, on the average of 15 minutes, 1 to 100, such as 4.")
+    clock_seconds: int = Field(2, ge=1, le=60, title="Clock (seconds)", description="Seconds by which the clock may be off, 1 to 60, such as 2.")
+    connections_free_percent: int = Field(10, ge=1, le=50, title="Free connections (%)", description="Percent of the database's connections that have to be free, 1 to 50, such as 10.")
+    growth_mb: int = Field(256, ge=1, le=65536, title="Growth (MB)", description="MB by which the database may grow from one check to the next, 1 to 65536, such as 256.")
+    transaction_seconds: int = Field(900, ge=20, le=86400, title="Oldest transaction (seconds)", description="Seconds that a transaction in the database may last, 20 to 86400, such as 900.")
+    dead_percent: int = Field(50, ge=5, le=95, title="Dead rows (%)", description="Percent of the rows in the database that may wait for its vacuum, 5 to 95, such as 50.")
+    certificate_days: int = Field(14, ge=0, le=90, title="Certificate (days)", description="Days that the certificate of an https address of the UI still has to be valid, such as 14. 0: it is not looked at, for a proxy that the server cannot reach.")
+    keep_runs: int = Field(300, ge=10, le=10000, title="Keep runs", description="Checks that are kept, with their tables, 10 to 10000, such as 300.")
 
 
 class Ignored(_Group):
@@ -197,11 +200,13 @@ class ServerSpec(_Group):
     auth_secret: SecretRef = Field(title="Secret: auth string", description="Block, such as prefect-auth, that holds user:password in ASCII, 16 characters or more.")
     database_url_secret: SecretRef = Field(title="Secret: database URL", description="Block that holds a URL such as postgresql+asyncpg://user:password@host:5432/database.")
     region: Region = Field("", validate_default=True, title="Region", description="Region of the subnet and the zone, such as europe-west4. Empty: the one the zone is in.")
+    zones: tuple[Zone, ...] = Field((), max_length=10, title="Further zones", description="Other zones of the region, such as europe-west4-b, tried in order when a zone has no room for a machine that is not made yet. Empty: none.")
     network: Network = Field(Network(), title="Network and access", description="Where the server is reached, such as its subnet and its clients.")
     machine: Machine = Field(Machine(), title="Virtual machine", description="The virtual machine, such as its type and the size of its disk.")
     prefect: Prefect = Field(Prefect(), title="Versions", description="What is installed, such as the version of Prefect.")
     server: Server = Field(Server(), title="Settings", description="The server's settings, such as its port and how long it remembers.")
     self_check: SelfCheck = Field(SelfCheck(), title="Self-check", description="How the server checks itself, such as every 300 seconds.")
+    notify: NotificationBlock = Field("", title="Notify", description="Notification block on the laptop's server through which both servers say that a check or a bootstrap has failed, such as slack-webhook/alerts; the new server gets a copy. Empty: nobody is told.")
     heal: Literal["off", "safe", "all"] = Field("off", title="Heal", description="What is done about drift without a person. off (in YAML in quotes): nothing, it is reported. safe: heal what loses no data and restarts nothing but Prefect, such as firewall rules, files and stopped services. all: heal whatever needs no replacement, such as the machine's type, which restarts it.")
     ignore: tuple[Ignored, ...] = Field((), max_length=200, title="Ignore list", description="What may differ, such as machineType of instance prefect-1, each with a reason and perhaps a last day.")
     # fmt: on
@@ -214,9 +219,39 @@ class ServerSpec(_Group):
             raise ValueError(f"write {found}, the region of the zone, or nothing")
         return found
 
+    @field_validator("zones")
+    @classmethod
+    def _of_region(cls, zones: tuple[str, ...], known: Info) -> tuple[str, ...]:
+        first = known.data.get("zone", "")  # "": refused already
+        region = first.rpartition("-")[0]
+        if any(first and zone.rpartition("-")[0] != region for zone in zones):
+            raise ValueError(f"write zones of {region}, the region of the zone")
+        if len({*zones, first}) <= len(zones):
+            raise ValueError("write each zone once, and not the first one again")
+        return zones
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "ServerSpec":
+        if self.prefect.install_from == "index" and not (self.network.nat or self.network.name):
+            raise ValueError("write install_from: laptop, or nat: true: without a way out, the machine reaches no index")
+        return self
+
+    @property
+    def all_zones(self) -> tuple[str, ...]:
+        """Where the machine may be made, in order."""
+        return (self.zone, *self.zones)
+
     def named(self, part: str) -> str:
         """The name of a part, such as "router"; the longest, of 22 characters, fits Google's 63."""
         return f"{self.name}-{part}"
+
+    @property
+    def event_resource(self) -> dict[str, str]:
+        """What the events about the server are about, as Prefect wants it."""
+        return {
+            "prefect.resource.id": f"prefect-bootstrap.server.{self.name}",
+            "prefect.resource.name": self.name,
+        }
 
 
 _TEXT = r"([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"

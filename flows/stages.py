@@ -9,17 +9,19 @@ from functools import partial
 from typing import Any
 
 import httpx
-from prefect import State, Task, task
+from prefect import State, Task, get_client, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.catalog import STAGES, Server
-from flows.errors import BootstrapError, Transient, Unreachable
+from flows.errors import BootstrapError, NeedsReplacement, Transient, Unreachable
 from flows.reach import Reach
 from flows.reconcile import Change, Outcome, Resource, reconcile, remembered
 from flows.resources.compute import bound, cloud_resources
+from flows.resources.instance import Instance
 from flows.resources.shell import on_machine
 
 RETRIES = (1.0, 5.0, 15.0)
@@ -50,9 +52,17 @@ def nothing(_step: Step, _change: Change) -> bool:
     return False
 
 
-def replaced(resource: Resource, change: Change) -> str:
-    """Why a change cannot be made in place; "" when it can."""
-    why: Callable[[Change], str] = getattr(resource, "replaced", lambda change: "")
+def replaced(resource: Resource, change: Change) -> NeedsReplacement | None:
+    """What keeps a change from being made in place; None when nothing does."""
+    why: Callable[[Change], NeedsReplacement | None]
+    why = getattr(resource, "replaced", lambda change: None)
+    return why(change)
+
+
+def refused(resource: Resource, change: Change) -> BootstrapError | None:
+    """What a run would end with that tries to make a change; None when it can, or nobody knows."""
+    why: Callable[[Change], BootstrapError | None]
+    why = getattr(resource, "refused", lambda change: None)
     return why(change)
 
 
@@ -80,25 +90,31 @@ class Done:
 def steps(server: Server, reach: Reach) -> list[Step]:
     """Everything that the server is made of, in order."""
     machine, database, services = server.machine(), server.database(), server.services()
-    asked = remembered(server.prefect(reach.api))
+    own = server.prefect(reach.api)
+    asked = remembered([*own, *server.notifications(reach.api, this_server)])
     there = on_machine(reach, machine, database, services, upon=asked[0].batch)
     kinds = cloud_resources(server.spec, reach.target.public_key)
     beside = {kind.name for kind in server.beside()}
-    host = kinds[-1].name
+    host = next(kind.name for kind in kinds if isinstance(kind, Instance))
     on, after = len(machine), len(machine) + len(database)
     running, worker = there[after:]
-    *first, online, check = asked
+    *first, online, check = asked[: len(own)]
     by_stage: tuple[Sequence[Resource], ...] = (
         bound(kinds, reach.compute, upon=there[0].batch),
         there[:on],
         there[on:after],
-        [running, *first, worker, online, check],
+        [running, *first, worker, online, check, *asked[len(own) :]],
     )
     return [
         Step(stage, resource, resource.name in beside, resource.name == host)
         for stage, resources in zip(STAGES, by_stage, strict=True)
         for resource in resources
     ]
+
+
+def this_server() -> SyncPrefectClient:
+    """A client of the server that runs this flow: the laptop's."""
+    return get_client(sync_client=True)
 
 
 def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[Done]:
@@ -184,6 +200,7 @@ def _task(step: Step, leave: Leave) -> Task[[], Taken]:
         persist_result=False,
         retries=len(RETRIES),
         retry_delay_seconds=list(RETRIES),
+        retry_jitter_factor=0.5,
         retry_condition_fn=may_pass,
     )
     def converge() -> Taken:
@@ -193,5 +210,9 @@ def _task(step: Step, leave: Leave) -> Task[[], Taken]:
 
 
 def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether the error's type says that another try may succeed."""
-    return isinstance(state.result(raise_on_failure=False), PASSING)
+    """Whether another try may succeed: the error's type says so, or the code that a server answered."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        return code >= httpx.codes.INTERNAL_SERVER_ERROR or code == httpx.codes.TOO_MANY_REQUESTS
+    return isinstance(error, PASSING)

@@ -22,7 +22,7 @@ from rehearsal.faults import KNOWN
 def up(_args: argparse.Namespace) -> None:
     with control.alone():
         if control.is_up():
-            err.print("the rehearsal cloud is already up")
+            err.print(f"{config.TITLE} is already up")
             return
         control.start()
     err.print("try: [bold]python -m rehearsal exec -- gcloud compute zones list[/]")
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def down(args: argparse.Namespace) -> None:
+    if args.image and (others := control.others()):
+        raise Failed(f"{' and '.join(others)} runs on the machine image, too: take it down first")
     with control.alone():
         host.clean()
     if args.image:
@@ -42,12 +44,12 @@ def down(args: argparse.Namespace) -> None:
 
         image.remove()
     control.LOCK.unlink(missing_ok=True)
-    err.print("the rehearsal cloud is down" + (", its image removed" if args.image else ""))
+    err.print(f"{config.TITLE} is down" + (", its image removed" if args.image else ""))
 
 
 def execute(args: argparse.Namespace) -> None:
     if not control.is_up():
-        raise Failed("the rehearsal cloud is not up: python -m rehearsal up")
+        raise Failed(f"{config.TITLE} is not up: python -m rehearsal up")
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise Failed("nothing to run: python -m rehearsal exec -- COMMAND")
@@ -67,7 +69,7 @@ def status(args: argparse.Namespace) -> None:
         print(json.dumps(answer, indent=2))
         return
     if not answer["up"]:
-        out.print("the rehearsal cloud is not up: [bold]python -m rehearsal up[/]")
+        out.print(f"{config.TITLE} is not up: [bold]python -m rehearsal up[/]")
         return
     out.print(f"up: project {answer['project']}, zone {answer['zone']}, as {answer['account']}")
     database = answer["database"]
@@ -129,11 +131,12 @@ def fault(args: argparse.Namespace) -> None:
         out.print(f"cut {told('POST', '/relay/cut')['cut']} connections of the relay")
         return
     if args.quota:
-        from rehearsal.inventory import QUOTAS
+        from rehearsal.inventory import GLOBAL_QUOTAS, QUOTAS
 
+        metrics = [*QUOTAS, *GLOBAL_QUOTAS]
         metric, _, limit = args.quota.partition("=")
-        if metric not in QUOTAS or not limit.isdecimal():
-            raise Failed(f"write a quota as METRIC=N, with METRIC one of {', '.join(QUOTAS)}")
+        if metric not in metrics or not limit.isdecimal():
+            raise Failed(f"write a quota as METRIC=N, with METRIC one of {', '.join(metrics)}")
         told("POST", "/quota", {metric: int(limit)})
         return
     if not args.method:

@@ -1,7 +1,7 @@
 """Control groups: what a machine may use, and the list of processes that belong to the rehearsal.
 
 Version 1 (a hierarchy for every controller) and version 2 (one for all) both occur. Everything
-started here is in a group under ``rehearsal``, so that ``end_all`` finds it after any crash.
+started here is in a group named after its cloud, so that ``end_all`` finds it after any crash.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rehearsal.config import NAME
+
 ROOT = Path("/sys/fs/cgroup")
-NAME = "rehearsal"
 _V1 = ("unified", "systemd", "memory", "cpu", "cpu,cpuacct", "pids")
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
 END_SECONDS = 20.0
@@ -31,7 +32,7 @@ def hierarchies() -> list[Path]:
 
 @dataclass(frozen=True)
 class Cgroup:
-    """A group ``rehearsal/<name>`` in every hierarchy."""
+    """A group ``<cloud>/<name>`` in every hierarchy."""
 
     name: str
 

@@ -35,7 +35,7 @@ class Cloud:
         self.identities = Identities(PROJECT)
         self.services = projects.Services()
         self.secrets = SecretStore()
-        self.quotas = dict(inventory.QUOTAS)
+        self.quotas = {**inventory.QUOTAS, **inventory.GLOBAL_QUOTAS}
         self.vpcs: dict[str, Vpc] = {}
         self.machines: dict[str, Machine] = {}
         self.planned_disks: dict[str, Json] = {}

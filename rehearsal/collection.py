@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rehearsal import errors
-from rehearsal.config import PROJECT
+from rehearsal.config import HOST_PROJECT, PROJECT
 from rehearsal.errors import Json
 from rehearsal.gateway import Call, handles
 from rehearsal.operations import Work, mutates
@@ -77,7 +77,8 @@ def cidr(text: str, field: str) -> ipaddress.IPv4Network:
 def check_scope(cloud: Cloud, call: Call) -> None:
     """Refuse an unknown project, region or zone."""
     project = call.params["project"]
-    if project != PROJECT and (project, call.method.verb) != ("debian-cloud", "GET"):
+    ours = project in (PROJECT, HOST_PROJECT)
+    if not ours and (project, call.method.verb) != ("debian-cloud", "GET"):
         raise errors.not_found(f"projects/{project}")
     for scope in ("zone", "region"):
         name = call.params.get(scope)
@@ -154,7 +155,7 @@ class Collection:
 
     async def insert(self, cloud: Cloud, call: Call) -> Mutated:
         check_scope(cloud, call)
-        resource = given(normalize(call.body, PROJECT))
+        resource = given(normalize(call.body, call.params["project"]))
         if not resource.get("name"):
             raise errors.required("name")
         path = f"{call.path}/{resource['name']}"
@@ -186,7 +187,7 @@ class Collection:
     async def update(self, cloud: Cloud, call: Call) -> Mutated:
         check_scope(cloud, call)
         resource = cloud.store.find(call.path)
-        body = normalize(call.body, PROJECT)
+        body = normalize(call.body, call.params["project"])
         if "fingerprint" in self.stamp(resource):
             check_fingerprint(body, resource["fingerprint"])
         for field in self.immutable:

@@ -7,9 +7,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rehearsal import errors, instance_changes, inventory, networks  # noqa: F401 - these register themselves
-from rehearsal.collection import Collection
+from rehearsal.collection import Collection, check_scope
 from rehearsal.errors import Json
 from rehearsal.gateway import Call, handles
+from rehearsal.store import link, page
 
 if TYPE_CHECKING:
     from rehearsal.cloud import Cloud
@@ -36,6 +37,31 @@ class Regions(ReadOnly):
         return {**region, "quotas": inventory.quotas(cloud.quotas, usage)}
 
 
+class Routes(ReadOnly):
+    """Every network has come with a route to the internet."""
+
+    async def list(self, cloud: Cloud, call: Call) -> Json:
+        check_scope(cloud, call)
+        project = call.params["project"]
+        found = cloud.store.children(f"projects/{project}/global/networks")
+        routes = [_default_route(project, network) for network in found]
+        return {"kind": "compute#routeList", "id": call.path, **page(routes, call.query)}
+
+
+def _default_route(project: str, network: Json) -> Json:
+    name = f"default-route-{network['name']}"
+    return {
+        "kind": "compute#route",
+        "id": network["id"],
+        "name": name,
+        "selfLink": link(f"projects/{project}/global/routes/{name}"),
+        "network": network["selfLink"],
+        "destRange": "0.0.0.0/0",
+        "nextHopGateway": link(f"projects/{project}/global/gateways/default-internet-gateway"),
+        "priority": 1000,
+    }
+
+
 @handles("compute.images.getFromFamily")
 async def _from_family(cloud: Cloud, call: Call) -> Json:
     if call.path not in inventory.FAMILIES:
@@ -44,9 +70,11 @@ async def _from_family(cloud: Cloud, call: Call) -> Json:
 
 
 REGIONS = Regions("regions", "compute#region")
+ROUTES = Routes("routes", "compute#route")
 INVENTORY = [
     ReadOnly("zones", "compute#zone"),
     ReadOnly("machineTypes", "compute#machineType"),
     ReadOnly("diskTypes", "compute#diskType"),
     ReadOnly("images", "compute#image"),
+    ReadOnly("globalAddresses", "compute#address"),
 ]

@@ -20,7 +20,7 @@ from rehearsal.cgroups import DAEMON
 from rehearsal.errors import Json
 
 UP_SECONDS = 90.0
-LOCK = Path("/run/lock/rehearsal")
+LOCK = Path(f"/run/lock/{config.NAME}")
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
 
@@ -53,7 +53,7 @@ def told(verb: str, path: str, body: Json | None = None) -> Json:
     """Ask the daemon, which must be there."""
     answer = ask(verb, path, body)
     if answer is None:
-        raise Failed("the rehearsal cloud is not up: python -m rehearsal up")
+        raise Failed(f"{config.TITLE} is not up: python -m rehearsal up")
     return answer
 
 
@@ -87,7 +87,7 @@ def start(beside: Callable[[], object] = lambda: None) -> None:
     """
     started = time.monotonic()
     host.clean()
-    if not (image.image().exists() and image.database().exists()):
+    if not image.built():
         with err.status("building the machine image, once: about 40 seconds"):
             try:
                 image.build()
@@ -95,7 +95,13 @@ def start(beside: Callable[[], object] = lambda: None) -> None:
                 raise Failed(f"the machine image could not be built: {error}") from error
     with err.status("starting the cloud"):
         _start_daemon(beside)
-    err.print(f"the rehearsal cloud is up ({time.monotonic() - started:.1f} s)")
+    err.print(f"{config.TITLE} is up ({time.monotonic() - started:.1f} s)")
+
+
+def others() -> list[str]:
+    """The names of the other clouds that are up, or starting."""
+    states = Path("/run").glob("rehearsal*/daemon.log")
+    return sorted(log.parent.name for log in states if log.parent != config.STATE)
 
 
 def _start_daemon(beside: Callable[[], object]) -> None:
@@ -105,7 +111,11 @@ def _start_daemon(beside: Callable[[], object]) -> None:
     log = config.STATE / "daemon.log"
     with log.open("ab") as output:
         daemon = subprocess.Popen(
-            [*DAEMON.enter(), sys.executable, "-m", "rehearsal.daemon"],
+            [
+                *DAEMON.enter(),
+                *(sys.executable, "-m", "rehearsal.daemon"),
+                config.NAME,  # for those who look at ps
+            ],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,

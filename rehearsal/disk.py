@@ -7,10 +7,12 @@ large as declared, and made in no time.
 from __future__ import annotations
 
 import os
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 from rehearsal.config import DISKS
-from rehearsal.process import run
+from rehearsal.process import CommandFailed, run
 
 GIB = 1 << 30
 
@@ -35,14 +37,34 @@ class Disk:
             await run("mkfs.ext4", "-q", *options, str(self.file))
 
     async def resize(self, size_gb: int) -> None:
-        """Grow the disk. The file system follows when nobody is using it."""
+        """Grow the disk, and its file system: while it is used if the kernel lets us, else before it
+        is used again. The guest's root is an overlay on it, which the guest cannot grow."""
         os.truncate(self.file, max(size_gb * GIB, self.file.stat().st_size))
         if not self.mounted:
-            await run("e2fsck", "-pf", str(self.file), seconds=600)
-            await run("resize2fs", str(self.file), seconds=600)
+            await self._fill()
+            return
+        loop = (await run("findmnt", "-no", "SOURCE", str(self.mount_point))).strip()
+        await run("losetup", "--set-capacity", loop)
+        with suppress(CommandFailed):
+            await run("resize2fs", loop, seconds=600)
+
+    async def _fill(self) -> None:
+        """Make the file system as large as its file."""
+        await run("e2fsck", "-pf", str(self.file), seconds=600)
+        await run("resize2fs", str(self.file), seconds=600)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the file system, by its superblock, is smaller than its file."""
+        with self.file.open("rb") as file:
+            file.seek(1024)
+            blocks, log_size = struct.unpack("<4xI16xI", file.read(28))
+        return int(blocks << (10 + log_size)) + GIB <= self.file.stat().st_size
 
     async def mount(self) -> Path:
         if not self.mounted:
+            if self._has_room:
+                await self._fill()
             self.mount_point.mkdir(exist_ok=True)
             await run("mount", "-o", "loop", str(self.file), str(self.mount_point))
         return self.mount_point

@@ -28,7 +28,8 @@ def api(url: str, auth_string: str = "") -> httpx.Client:
     """A client of the Prefect server at ``url``."""
     user, _, password = auth_string.partition(":")
     auth = (user, password) if user else None
-    return httpx.Client(base_url=f"{url}/api", auth=auth, timeout=60, trust_env=False)
+    timeout = BUSY_SECONDS + 30
+    return httpx.Client(base_url=f"{url}/api", auth=auth, timeout=timeout, trust_env=False)
 
 
 def ask(client: httpx.Client, verb: str, path: str, body: Json | None = None) -> Any:

@@ -6,7 +6,9 @@ second layer on it, with PostgreSQL.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +19,8 @@ PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "google-guest-agent", "python3",
     "python3-venv", "ca-certificates", "curl", "iproute2", "iputils-ping", "procps", "less",
     "locales", "apt-utils", "netbase", "e2fsprogs", "kmod",
+    # Google's image has it, switched on: cloud.google.com/compute/docs/images/os-details#debian
+    "unattended-upgrades",
 )  # fmt: skip
 HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 """Authorities this host trusts beyond Debian's, such as a company proxy's: the machines have to
@@ -64,9 +68,23 @@ def database() -> Path:
     return CACHE / f"{key()}-database"
 
 
+def built() -> bool:
+    return image().exists() and database().exists()
+
+
 def build() -> None:
     """Build what is missing. An interrupted build leaves nothing under the final names."""
     CACHE.mkdir(parents=True, exist_ok=True)
+    cache = os.open(CACHE, os.O_RDONLY)
+    try:
+        fcntl.flock(cache, fcntl.LOCK_EX)  # another cloud may be about to build it, too
+        if not built():
+            _build()
+    finally:
+        os.close(cache)
+
+
+def _build() -> None:
     if not image().exists():
         part = _part(image())
         include = ",".join(PACKAGES)

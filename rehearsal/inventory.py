@@ -36,14 +36,16 @@ FAMILIES: Final = (
 """Both names of the image's family; gcloud uses the second."""
 QUOTAS: Final = {
     "CPUS": 24.0,
+    "N2_CPUS": 24.0,
     "INSTANCES": 24.0,
     "IN_USE_ADDRESSES": 8.0,
     "STATIC_ADDRESSES": 8.0,
     "DISKS_TOTAL_GB": 4096.0,
+    "SSD_TOTAL_GB": 500.0,
 }
 """Regional limits of a new project."""
-GLOBAL_QUOTAS: Final = {"NETWORKS": 5.0, "SUBNETWORKS": 100.0, "FIREWALLS": 100.0, "ROUTERS": 20.0,
-                        "SNAPSHOTS": 1000.0}  # fmt: skip
+GLOBAL_QUOTAS: Final = {"CPUS_ALL_REGIONS": 32.0, "NETWORKS": 5.0, "SUBNETWORKS": 100.0,
+                        "FIREWALLS": 100.0, "ROUTERS": 20.0, "SNAPSHOTS": 1000.0}  # fmt: skip
 
 
 def stock(store: Store, project: str) -> None:
@@ -86,9 +88,9 @@ def stock(store: Store, project: str) -> None:
 
 
 def quotas(limits: dict[str, float], usage: dict[str, float]) -> list[Json]:
+    """The quotas that ``usage`` has a number for."""
     return [
-        {"metric": metric, "limit": limit, "usage": usage.get(metric, 0.0)}
-        for metric, limit in limits.items()
+        {"metric": metric, "limit": limits[metric], "usage": used} for metric, used in usage.items()
     ]
 
 
@@ -97,23 +99,39 @@ def regional_usage(store: Store, region: str) -> dict[str, float]:
     here = [i for i in store.every("instances") if f"/zones/{region}-" in i["selfLink"]]
     running = [i for i in here if i["status"] != "TERMINATED"]
     types = [store.get(i["machineType"]) or {} for i in running]
+    n2 = [t for t in types if t.get("name", "").startswith("n2-")]
     disks = [d for d in store.every("disks") if f"/zones/{region}-" in d["selfLink"]]
     addresses = [a for a in store.every("addresses") if f"/regions/{region}/" in a["selfLink"]]
     return {
-        "CPUS": _sum(t.get("guestCpus", 0) for t in types),
+        "CPUS": _sum(t.get("guestCpus", 0) for t in types if t not in n2),
+        "N2_CPUS": _sum(t.get("guestCpus", 0) for t in n2),
         "INSTANCES": float(len(here)),
         "IN_USE_ADDRESSES": _sum(
             len(nic.get("accessConfigs", ())) for i in here for nic in i["networkInterfaces"]
         ),
         "STATIC_ADDRESSES": float(len(addresses)),
-        "DISKS_TOTAL_GB": _sum(int(d["sizeGb"]) for d in disks),
+        "DISKS_TOTAL_GB": _gb(disks, solid=False),
+        "SSD_TOTAL_GB": _gb(disks, solid=True),
     }
 
 
 def global_usage(store: Store, project: str) -> dict[str, float]:
-    return {
-        metric: float(len(list(store.every(metric.lower(), project)))) for metric in GLOBAL_QUOTAS
+    regions = [regional_usage(store, region) for region in REGIONS]
+    cpus = _sum(usage["CPUS"] + usage["N2_CPUS"] for usage in regions)
+    counted = [metric for metric in GLOBAL_QUOTAS if metric != "CPUS_ALL_REGIONS"]
+    return {"CPUS_ALL_REGIONS": cpus} | {
+        metric: float(len(list(store.every(metric.lower(), project)))) for metric in counted
     }
+
+
+def _gb(disks: list[Json], *, solid: bool) -> float:
+    """Of balanced and SSD disks, or of the others."""
+    standard = [disk["type"].endswith("/pd-standard") for disk in disks]
+    return _sum(
+        int(d["sizeGb"])
+        for d, is_standard in zip(disks, standard, strict=True)
+        if is_standard != solid
+    )
 
 
 def _sum(numbers: Iterable[float]) -> float:

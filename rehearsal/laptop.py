@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rehearsal import host
 from rehearsal.cgroups import Cgroup
-from rehearsal.config import CACHE, LAPTOP_PORT, STATE
+from rehearsal.config import CACHE, LAPTOP_PORT, NAME, STATE
 from rehearsal.control import Failed
 
 FOLDER = STATE / "laptop"
@@ -207,7 +207,7 @@ def free_port(wanted: int) -> int:
 
 def _keep_template() -> None:
     """Keep a copy of the new server's database, for the clouds to come."""
-    part = TEMPLATE.with_name(f"{TEMPLATE.name}.part")
+    part = TEMPLATE.with_name(f"{TEMPLATE.name}.{NAME}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     # Which block types it holds; without this, the server would write them all again.
@@ -217,4 +217,7 @@ def _keep_template() -> None:
         closing(sqlite3.connect(part / "prefect.db")) as copy,
     ):
         live.backup(copy)
-    part.rename(TEMPLATE)
+    try:
+        part.rename(TEMPLATE)
+    except OSError:  # another cloud's laptop was first
+        shutil.rmtree(part)

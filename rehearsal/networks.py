@@ -23,9 +23,9 @@ class Networks(Collection):
 
     def prepare(self, cloud: Cloud, call: Call, resource: Json) -> None:
         used = inventory.global_usage(cloud.store, PROJECT)["NETWORKS"]
-        if call.method.action == "insert" and used >= inventory.GLOBAL_QUOTAS["NETWORKS"]:
+        if call.method.action == "insert" and used >= cloud.quotas["NETWORKS"]:
             raise errors.ApiError(403, "quotaExceeded", "Quota 'NETWORKS' exceeded.  Limit: "
-                                  f"{inventory.GLOBAL_QUOTAS['NETWORKS']} globally.")  # fmt: skip
+                                  f"{cloud.quotas['NETWORKS']} globally.")  # fmt: skip
         resource.setdefault("autoCreateSubnetworks", True)
         resource.setdefault("mtu", 1460)
         resource.setdefault("routingConfig", {}).setdefault("routingMode", "REGIONAL")

@@ -97,7 +97,6 @@ async def _resource_manager_project(_cloud: Cloud, call: Call) -> Json:
 
 @handles(
     "cloudresourcemanager.projects.testIamPermissions",
-    "iam.projects.serviceAccounts.testIamPermissions",
     "secretmanager.projects.secrets.testIamPermissions",
     "compute.instances.testIamPermissions",
     "compute.subnetworks.testIamPermissions",
@@ -122,9 +121,7 @@ async def _compute_project(cloud: Cloud, call: Call) -> Json:
         "selfLink": link(f"projects/{PROJECT}"),
         "creationTimestamp": now(),
         "commonInstanceMetadata": _stamped(cloud.common_metadata),
-        "quotas": inventory.quotas(
-            inventory.GLOBAL_QUOTAS, inventory.global_usage(cloud.store, PROJECT)
-        ),
+        "quotas": inventory.quotas(cloud.quotas, inventory.global_usage(cloud.store, PROJECT)),
         "defaultServiceAccount": f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com",
         "xpnProjectStatus": "UNSPECIFIED_XPN_PROJECT_STATUS",
         "defaultNetworkTier": "PREMIUM",
@@ -147,6 +144,12 @@ async def _set_common(cloud: Cloud, call: Call) -> tuple[Json, None, None]:
 
 
 _set: Mutation = mutates("compute.projects.setCommonInstanceMetadata")(_set_common)
+
+
+@handles("iam.projects.serviceAccounts.testIamPermissions")
+async def _test_account(cloud: Cloud, call: Call) -> Json:
+    await _get_account(cloud, call)
+    return await _test_permissions(cloud, call)
 
 
 def _account(call: Call) -> str:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import yaml
 from rich.markup import escape
 
 from rehearsal import follow, laptop
 from rehearsal.config import SERVER_PORT
-from rehearsal.control import Failed, err
+from rehearsal.control import Failed, err, told
 from rehearsal.errors import Json
+from rehearsal.iam import ACT_AS
+from rehearsal.iam import TUNNEL as THROUGH_IAP
 from rehearsal.laptop import SERVER, TUNNEL, WORKER, Process
 from rehearsal.seed import seed
 
@@ -29,6 +33,10 @@ ANSWERS, LAST = "prefect: server's answers", "prefect: self-check"
 BOOTSTRAP_SECONDS, DRIFT_SECONDS, HEALTH_SECONDS, TUNNEL_SECONDS = 600.0, 120.0, 180.0, 60.0
 
 
+BESIDE_THE_ROLE = (ACT_AS, THROUGH_IAP, "secretmanager.versions.access")
+"""What the README grants more narrowly than for the project."""
+
+
 def tell(url: str, checkout: Path) -> Json:
     """Rehearse what ``checkout`` deploys with the laptop's Prefect at ``url``; what came of it.
 
@@ -37,37 +45,54 @@ def tell(url: str, checkout: Path) -> Json:
     began = time.monotonic()
     with follow.api(url) as client:
         auth = _prepare(client, checkout)
-        prepared = time.monotonic()
-        err.print(f"blocks, deployments and secrets are made ({prepared - began:.1f} s)")
-        run = follow.start(client, BOOTSTRAP)
-        drift: list[str] = []
-        at = {
-            ANSWERS: lambda: None if TUNNEL.running() else _open_tunnel(checkout),
-            LAST: lambda: drift.append(follow.start(client, DRIFT)),  # beside what only looks
-        }
-        state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, at)
-        seconds = time.monotonic() - prepared
-        if not drift:  # the last step was reported after the end of its run
-            drift.append(follow.start(client, DRIFT))
-        rows = follow.table(client, f"{NAME}-resources", run)
-        err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
-        server = _reach(checkout)
-        with (
-            err.status("waiting for the new server's first scheduled check of itself"),
-            follow.api(server, auth) as there,
-        ):
-            health = follow.scheduled(there, HEALTH, HEALTH_SECONDS)
-        err.print(f"the new server has checked itself on schedule: {health['name']}")
-        return {
-            "bootstrap": {
-                "state": state,
-                "seconds": round(seconds, 1),
-                "resources": [_resource(row) for row in rows],
-            },
-            "self_check": {"state": health["name"], "scheduled": True},
-            "drift": {"state": _follow(client, drift[0], DRIFT, DRIFT_SECONDS)},
-            "urls": {"laptop": url, "server": server},
-        }
+        seconds = time.monotonic() - began
+        err.print(f"blocks, deployments and secrets are made ({seconds:.1f} s)")
+        with _no_more_than_granted(checkout):
+            return _bootstrapped(client, url, auth, checkout)
+
+
+@contextmanager
+def _no_more_than_granted(checkout: Path) -> Iterator[None]:
+    """Meanwhile the account may do what the README grants it, and nothing else."""
+    role = yaml.safe_load((checkout / "role.yaml").read_text())["includedPermissions"]
+    told("POST", "/role", {"permissions": [*role, *BESIDE_THE_ROLE]})
+    try:
+        yield
+    finally:
+        told("POST", "/role", {"permissions": None})
+
+
+def _bootstrapped(client: httpx.Client, url: str, auth: str, checkout: Path) -> Json:
+    began = time.monotonic()
+    run = follow.start(client, BOOTSTRAP)
+    drift: list[str] = []
+    at = {
+        ANSWERS: lambda: None if TUNNEL.running() else _open_tunnel(checkout),
+        LAST: lambda: drift.append(follow.start(client, DRIFT)),  # beside what only looks
+    }
+    state = _follow(client, run, BOOTSTRAP, BOOTSTRAP_SECONDS, at)
+    seconds = time.monotonic() - began
+    if not drift:  # the last step was reported after the end of its run
+        drift.append(follow.start(client, DRIFT))
+    rows = follow.table(client, f"{NAME}-resources", run)
+    err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
+    server = _reach(checkout)
+    with (
+        err.status("waiting for the new server's first scheduled check of itself"),
+        follow.api(server, auth) as there,
+    ):
+        health = follow.scheduled(there, HEALTH, HEALTH_SECONDS)
+    err.print(f"the new server has checked itself on schedule: {health['name']}")
+    return {
+        "bootstrap": {
+            "state": state,
+            "seconds": round(seconds, 1),
+            "resources": [_resource(row) for row in rows],
+        },
+        "self_check": {"state": health["name"], "scheduled": True},
+        "drift": {"state": _follow(client, drift[0], DRIFT, DRIFT_SECONDS)},
+        "urls": {"laptop": url, "server": server},
+    }
 
 
 def _prepare(client: httpx.Client, checkout: Path) -> str:

@@ -1,7 +1,6 @@
-"""What the README says can be done: every command parses, every path exists, the role suffices."""
+"""What the README says can be done: every command parses, every path exists."""
 
 import itertools
-import json
 import os
 import re
 import shlex
@@ -11,14 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rehearsal.__main__ import parser
-from rehearsal.discovery import Api
-from rehearsal.iam import permissions
 from tests.conftest import ROOT
+from tests.gcloud import linted
 
-README = (ROOT / "README.md").read_text()
+FIRST = (ROOT / "README.md").read_text()
+README = FIRST + (ROOT / "rehearsal/README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S))
 REHEARSAL = "python -m rehearsal"
@@ -61,7 +59,7 @@ def says(*argv: str, home: Path) -> str:
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 150
+    assert len(FIRST.splitlines()) <= 150
 
 
 @pytest.mark.gcloud
@@ -80,20 +78,7 @@ def test_gcloud_knows_every_gcloud_command(tmp_path: Path) -> None:
         if line.startswith("gcloud ")
     )
     shutil.copy(ROOT / "role.yaml", tmp_path)
-    (tmp_path / "lines.json").write_text(json.dumps([{"command_string": line} for line in lines]))
-    done = subprocess.run(
-        ["gcloud", "meta", "lint-gcloud-commands", "--commands-file=lines.json"],
-        cwd=tmp_path,  # the linter makes the files that options name
-        env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path / "config")},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
-    assert len(answers) == len(lines)
-    assert [a["error_message"] for a in answers if not a["success"]] == []
+    assert linted(lines, tmp_path) == []
 
 
 @pytest.mark.parametrize("command", commands(REHEARSAL))
@@ -137,50 +122,6 @@ def test_every_file_it_names_exists() -> None:
     named = {name.strip(".") if name.endswith(".") else name for name in re.findall(pattern, code)}
     assert {"prefect.yaml", "role.yaml", "flows/catalog.py", ".ci/run"} <= named
     assert [n for n in named if not n.endswith(".png") and not (ROOT / n).exists()] == []
-
-
-# The role
-
-
-def called() -> set[str]:
-    """The ids of the API methods that flows/ and blocks/ name."""
-    found = set()
-    sources = [
-        p.read_text() for folder in ("flows", "blocks") for p in (ROOT / folder).rglob("*.py")
-    ]
-    for source in sources:
-        for collection, method in re.findall(r"service\.(\w+)\(\)\.(\w+)\(", source):
-            found.add(f"compute.{collection}.{method}")
-        if "_api(compute)" in source:
-            methods = re.findall(r"_api\(compute\)\.(\w+)\(", source)
-            found |= {f"iam.projects.serviceAccounts.{method}" for method in methods}
-        for kind in re.split(r"^class ", source, flags=re.MULTILINE)[1:]:
-            collections = re.findall(r'collection, parameter = "[^"]+", "(\w+)"', kind)
-            methods = re.findall(r'self\.call\(\s*compute, "(\w+)"', kind)
-            methods += re.findall(r"self\.api\(compute\)\.(\w+)", kind)
-            for collection in collections:
-                zonal = ["aggregatedList"] if "(ZonalKind)" in kind else []
-                found |= {f"compute.{collection}.{m}" for m in ["get", "insert", *methods, *zonal]}
-    waits = {f"compute.{scope}Operations.wait" for scope in ("zone", "region", "global")}
-    return found | waits
-
-
-def test_the_role_has_what_the_flows_call_and_nothing_else() -> None:
-    role = yaml.safe_load((ROOT / "role.yaml").read_text())
-    granted = role["includedPermissions"]
-    assert len(granted) == len(set(granted))
-    methods = called()
-    unknown = methods - {*Api("compute.v1").methods, *Api("iam.v1").methods}
-    assert not unknown
-    assert {
-        "compute.firewalls.update",
-        "compute.disks.resize",
-        "compute.instances.resume",
-    } <= methods
-    needed = {permission for method in methods for permission in permissions(method)}
-    # A new machine's disk has labels, and is one that exists already.
-    needed |= {"compute.disks.setLabels", "compute.disks.use"}
-    assert set(granted) == needed
 
 
 # The locks

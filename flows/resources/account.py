@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.compute import Compute, DeadlinePassed, Json
-from flows.errors import Final
+from blocks.compute import ApiError, Compute, DeadlinePassed, Json, Remedy
 from flows.reconcile import Change, State
 from flows.resources.kind import Kind
 
@@ -21,6 +20,10 @@ class Account(Kind):
     noun = "service account"
 
     @property
+    def lent(self) -> bool:
+        return bool(self.spec.machine.service_account)
+
+    @property
     def id(self) -> str:
         project = self.spec.project
         given = self.spec.machine.service_account
@@ -30,19 +33,22 @@ class Account(Kind):
         return {"disabled": False}
 
     def request(self, compute: Compute) -> Any:
-        return self._api(compute).get(name=self._path)
+        return self._api(compute).get(name=self.path)
 
     def parse(self, body: Json) -> State:
         return {"disabled": body.get("disabled", False)}
 
     def create(self, compute: Compute) -> None:
         """Make it, and wait until it stays to be seen, two minutes at most."""
-        if self.spec.machine.service_account:
-            raise Final(f"{self.name} does not exist.", repair="Create it, or name another one.")
         about = {"displayName": "Prefect server", "description": "Runs Prefect servers"}
         body = {"accountId": DEFAULT, "serviceAccount": about}
         name = f"projects/{self.spec.project}"
-        compute.ask(self._api(compute).create(name=name, body=body))
+        compute.run.made.add(self.id)
+        try:
+            compute.ask(self._api(compute).create(name=name, body=body))
+        except ApiError as error:  # IAM knows no request ids: an earlier try has made it
+            if error.remedy is not Remedy.ADOPT:
+                raise
         seen = 0
         for _ in range(LOOKS):
             seen = seen + 1 if self.fetch(compute) else 0
@@ -56,13 +62,15 @@ class Account(Kind):
     def update(self, compute: Compute, changes: tuple[Change, ...]) -> None:
         if not changes:
             return
-        if self.spec.machine.service_account:
-            enable = f"Enable it: gcloud iam service-accounts enable {self.id}"
-            raise Final(f"{self.name} is disabled.", repair=enable)
-        compute.ask(self._api(compute).enable(name=self._path, body={}))
+        compute.ask(self._api(compute).enable(name=self.path, body={}))
+
+    def by_hand(self, change: Change) -> str:
+        if change.missing:
+            return super().by_hand(change)
+        return f"Enable it: gcloud iam service-accounts enable {self.id}"
 
     @property
-    def _path(self) -> str:
+    def path(self) -> str:
         """With its own project: through ``projects/-`` an absent account is a forbidden one."""
         project = self.id.partition("@")[2].partition(".")[0]
         return f"projects/{project}/serviceAccounts/{self.id}"

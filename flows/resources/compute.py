@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.compute import Compute
-from flows.errors import BootstrapError
+from flows.errors import BootstrapError, NeedsReplacement
 from flows.reconcile import Batch, Batched, Change, Resource, State
 from flows.resources.account import Account
 from flows.resources.disk import Disk
 from flows.resources.exposure import Exposure
+from flows.resources.firewall import firewalls
 from flows.resources.instance import Instance
 from flows.resources.kind import Kind
-from flows.resources.network import Network, Router, Subnet, firewalls
+from flows.resources.network import Network, Subnet
+from flows.resources.router import routers
 from flows.spec import ServerSpec
 
 SIDE_BY_SIDE = 4
@@ -32,12 +34,12 @@ def cloud_resources(spec: ServerSpec, public_key: str) -> list[Kind]:
     return [
         Network(spec),
         Subnet(spec),
-        Router(spec),
+        *routers(spec),
         *firewalls(spec),
         Exposure(spec),
         Account(spec),
-        Disk(spec),
         Instance(spec, public_key),
+        Disk(spec),
     ]
 
 
@@ -69,12 +71,17 @@ def bound(
 class _Bound(Batched[Kind]):
     client: Callable[[], Compute]
 
-    def replaced(self, change: Change) -> str:
-        """Why a change needs a new resource; empty when it can be made in place. Asks nobody."""
+    def replaced(self, change: Change) -> NeedsReplacement | None:
+        """What keeps a change from being made in place; None when nothing does. Asks nobody."""
         return self.kind.replaced(change)
+
+    def refused(self, change: Change) -> BootstrapError | None:
+        """What a run would end with that tries to make a change; None when it can. Asks nobody."""
+        return self.kind.refused(change)
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         try:
             self.kind.apply(self.client(), changes)
         finally:
-            self.batch.forget(self.kind)
+            for touched in (self.kind, *self.kind.brings):
+                self.batch.forget(touched)

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
@@ -14,6 +13,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import (
@@ -22,10 +22,12 @@ from prefect.client.schemas.objects import (
     FlowRun,
     StateType,
 )
+from prefect.client.schemas.objects import State as RunState
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
 
 from flows.errors import Final
 from flows.reconcile import Change, State
@@ -33,7 +35,14 @@ from flows.resources.orchestration import POLL_SECONDS, Api
 
 SOON = timedelta(seconds=6)
 """From registration to the first scheduled run: a whole interval would be long to wait for."""
+GRACE_SECONDS = 60
+"""In which a run has to start; then its place is free for the next one."""
 CHECK_SECONDS = 180.0
+STRAY = timedelta(seconds=60)
+"""A check takes some seconds. One that is under way for longer has no process any more."""
+FIRST, LAST = FlowRunSort.EXPECTED_START_TIME_ASC, FlowRunSort.EXPECTED_START_TIME_DESC
+SKIPPED = "Skipped"
+"""The state of a run that came too late, and looked at nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Deployment:
             "work pool": self.pool,
             "paused": False,
             "schedule": f"every {self.interval} s",
-            "at once": "1, CANCEL_NEW",
+            "at once": f"1, CANCEL_NEW, {GRACE_SECONDS} s",
             "parameters": _flat(self.parameters),
             "version": self.version,
         }
@@ -72,6 +81,7 @@ class Deployment:
             return None
         limit, options = found.global_concurrency_limit, found.concurrency_options
         strategy = options.collision_strategy.value if options else "none"
+        grace = (options and options.grace_period_seconds) or "?"
         alone = limit is not None and limit.limit == 1
         intervals = [
             f"every {schedule.schedule.interval.total_seconds():.0f} s"
@@ -83,7 +93,7 @@ class Deployment:
             "work pool": found.work_pool_name,
             "paused": found.paused,
             "schedule": ", ".join(intervals) or "none",
-            "at once": f"{1 if alone else 'any number'}, {strategy}",
+            "at once": f"{1 if alone else 'any number'}, {strategy}, {grace} s",
             "parameters": _flat(found.parameters),
             "version": found.version,
         }
@@ -104,7 +114,9 @@ class Deployment:
             paused=False,
             schedules=[DeploymentScheduleCreate(schedule=soon, active=True, slug="interval")],
             concurrency_limit=1,
-            concurrency_options=ConcurrencyOptions(collision_strategy=cancel),
+            concurrency_options=ConcurrencyOptions(
+                collision_strategy=cancel, grace_period_seconds=GRACE_SECONDS
+            ),
             parameters=self.parameters,
             description="The server checks itself. Made by prefect-bootstrap.",
         )
@@ -143,14 +155,16 @@ class SelfCheck:
         }
 
     def apply(self, changes: tuple[Change, ...]) -> None:
-        """Wait for the next run; start one where the schedule would take long, and another one when
-        that had to give way to a run that was late."""
-        before = (old := self._finished()) and old.id
-        started = self._start()
-        deadline = time.monotonic() + CHECK_SECONDS
-        while (state := self.read()) != self.desired():
+        """Wait until a run has completed; start one whenever none is on its way, as after one that had
+        to give way."""
+        deadline, started = time.monotonic() + CHECK_SECONDS, False
+        old = {run.id for run in (self._finished(), *self._end_strays()) if run}
+        while True:
+            on_its_way = self._on_its_way()  # looked at first: it may come to its end meanwhile
+            if (state := self.read()) == self.desired():
+                return
             last = self._finished()
-            if last and last.state and not last.state.is_completed() and last.id != before:
+            if last and last.state and not last.state.is_completed() and last.id not in old:
                 raise Final(
                     f"The self-check ended as {last.state.name}: {last.state.message}",
                     repair="Repair what it names, and run again.",
@@ -161,33 +175,51 @@ class SelfCheck:
                     f"last run {state['last run']}, next run {state['next run']}.",
                     repair="See the journals of prefect-server and prefect-worker.",
                 )
+            old |= {run.id for run in self._end_strays()}
+            if not on_its_way and (state["last run"] != "COMPLETED" or not started):
+                self._start()
+                started = True
             time.sleep(POLL_SECONDS)
-            if started and self._gave_way(started):
-                started = self._start()
 
-    def _start(self) -> UUID | None:
-        """The run that was started, unless the schedule will do it in a moment."""
+    def _on_its_way(self) -> bool:
+        """Whether a run is under way, or due in a moment."""
+        soon = datetime.now(UTC) + 2 * SOON
+        next_ones = self._runs("SCHEDULED", "PENDING", "RUNNING", sort=FIRST)
+        if any(run.expected_start_time and run.expected_start_time < soon for run in next_ones):
+            return True
         found = self.deployment.found()
-        if found is None or any(
+        return found is not None and any(
             due(schedule.schedule.anchor_date, schedule.schedule.interval) < 2 * SOON
             for schedule in found.schedules
             if isinstance(schedule.schedule, IntervalSchedule)
-        ):
-            return None
-        return self.deployment.api().create_flow_run_from_deployment(found.id).id
+        )
 
-    def _gave_way(self, run: UUID) -> bool:
-        state = self.deployment.api().read_flow_run(run).state
-        return bool(state and state.is_cancelled())
+    def _start(self) -> None:
+        if found := self.deployment.found():
+            self.deployment.api().create_flow_run_from_deployment(found.id)
+
+    def _end_strays(self) -> list[FlowRun]:
+        """Free the only place of a run that a power cut has ended, which would keep it for minutes."""
+        begun = self._runs("PENDING", "RUNNING")
+        strays = [r for r in begun if r.state and datetime.now(UTC) - r.state.timestamp > STRAY]
+        for run in strays:
+            gone: RunState[None] = Crashed(
+                message=f"Not over after {STRAY.seconds} s: taken for cut off."
+            )
+            self.deployment.api().set_flow_run_state(run.id, gone)
+        return strays
 
     def _finished(self) -> FlowRun | None:
-        """The last run that came to an end, if of this version; one that had to give way did not."""
+        """The last run that came to an end, if of this version. One that had to give way did not, nor
+        one that was cut off before it began, as when its machine was stopped: it has looked at nothing.
+        """
         runs = self._runs("COMPLETED", "FAILED", "CRASHED")
+        runs = [run for run in runs if run.run_count or run.state_type is not StateType.CRASHED]
         ours = [run for run in runs[:1] if run.deployment_version == self.deployment.version]
         return ours[0] if ours else None
 
-    def _runs(self, *states: str) -> list[FlowRun]:
-        """The newest runs in these states."""
+    def _runs(self, *states: str, sort: FlowRunSort = LAST) -> list[FlowRun]:
+        """The last runs in these states, or the first."""
         found = self.deployment.found()
         if found is None:
             return []
@@ -195,10 +227,11 @@ class SelfCheck:
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(
-                    type=FlowRunFilterStateType(any_=[StateType(state) for state in states])
+                    type=FlowRunFilterStateType(any_=[StateType(state) for state in states]),
+                    name=FlowRunFilterStateName(not_any_=[SKIPPED]),
                 )
             ),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            sort=sort,
             limit=10,
         )
 
@@ -209,5 +242,15 @@ def due(anchor: datetime, interval: timedelta) -> timedelta:
     return timedelta(seconds=left % interval.total_seconds())
 
 
-def _flat(parameters: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(parameters.items()))
+def _flat(value: Any, name: str = "") -> str:
+    """In a line: a group's members and a list's groups with their name before them, as in
+    ``server.name=prefect-1, server.ignore.0.resource=disk*``. PostgreSQL has its own order of members.
+    """
+    match value:
+        case dict():
+            members = sorted(value.items())
+        case [dict(), *_]:
+            members = [(str(number), each) for number, each in enumerate(value)]
+        case _:
+            return f"{name}={value}"
+    return ", ".join(_flat(each, f"{name}.{key}" if name else key) for key, each in members)

@@ -17,8 +17,10 @@ from blocks.compute import Compute, Json
 from flows.errors import Final
 from flows.reconcile import Change, State
 from flows.resources.account import Account
+from flows.resources.firewall import Firewall, firewalls
+from flows.resources.instance import Instance
 from flows.resources.kind import Kind
-from flows.resources.network import Firewall, Network, firewalls
+from flows.resources.network import Network
 
 EVERYWHERE = "0.0.0.0/0"
 TCP = ("tcp", "6", "all")
@@ -39,8 +41,9 @@ class Exposure(Kind):
 
     def request(self, compute: Compute) -> Any:
         """The first page of the network's rules; none while there is no network."""
-        network = f'network eq ".*/networks/{Network(self.spec).id}"'
-        return compute.service.firewalls().list(project=self.spec.project, filter=network)
+        network = Network(self.spec)
+        where = f'network eq ".*/networks/{network.id}"'
+        return compute.service.firewalls().list(project=network.home, filter=where)
 
     def fetch(self, compute: Compute) -> Json:
         """The rules that are not ours; the machine, too, where one of them is for some only."""
@@ -53,9 +56,7 @@ class Exposure(Kind):
             request = collection.list_next(request, answer)
         machine = None
         if any(map(_targets, rules)):
-            where = {"project": self.spec.project, "zone": self.spec.zone}
-            get = compute.service.instances().get(**where, instance=self.spec.name)
-            machine = compute.read(get)
+            machine = Instance(self.spec).fetch(compute)
         return {"rules": rules, "machine": machine or {}}
 
     def parse(self, body: Json) -> State:
@@ -82,7 +83,7 @@ class Exposure(Kind):
         raise Final(
             f"{self.name} is not changed here: {'; '.join(map(str, changes))}.",
             repair="Narrow these rules to whom they are for, or delete them: gcloud compute "
-            f"firewall-rules delete {names} --project={self.spec.project}",
+            f"firewall-rules delete {names} --project={Network(self.spec).home}",
         )
 
 

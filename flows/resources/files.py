@@ -120,6 +120,8 @@ class File:
     owner: str = "root:root"
     then: tuple[tuple[str, ...], ...] = ()
     """What to run after a change."""
+    valid: tuple[str, ...] = ()
+    """What has to accept the content, on its stdin, before it is written."""
 
     @property
     def name(self) -> str:
@@ -148,9 +150,10 @@ class File:
         # Its own mode comes last: a file whose mode differs owes what follows it.
         mode = OWING if self.then else self.mode
         write = Command(("sh", "-c", WRITE, "write", self.path, mode, self.owner), self.content)
+        first = [Command(self.valid, self.content)] if self.valid else []
         if not self.then:
-            return [write]
-        return [write, *map(Command, self.then), Command(("chmod", self.mode, self.path))]
+            return [*first, write]
+        return [*first, write, *map(Command, self.then), Command(("chmod", self.mode, self.path))]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blocks.compute import ApiError, Compute, Json, Remedy
-from flows.errors import Final, NeedsReplacement, NotOurs, Transient
+from flows.errors import BootstrapError, Final, NeedsReplacement, NotOurs, Transient
 from flows.reconcile import Change, State, Value, diff
 from flows.spec import OWNER_LABEL, ServerSpec
 
@@ -38,6 +38,12 @@ def of_part(part: str, changes: Sequence[Change]) -> Json:
     return {n.removeprefix(f"{part}."): v for n, v in names.items() if n.startswith(f"{part}.")}
 
 
+def placed(url: str, project: str) -> str:
+    """The name at the end of a link, after its project when that is not ``project``."""
+    home = url.partition("projects/")[2].partition("/")[0]
+    return short(url) if home == project else f"{home}/{short(url)}"
+
+
 def labelled(now: Json, wanted: Json) -> Json:
     """The body that sets the wanted labels and keeps the others."""
     labels = {**now.get("labels", {}), **wanted}
@@ -54,6 +60,11 @@ class Kind(ABC):
     """Attributes that cannot be changed in place, and why."""
 
     @property
+    def lent(self) -> bool:
+        """Whether it is somebody else's, which is only looked at."""
+        return False
+
+    @property
     @abstractmethod
     def id(self) -> str:
         """What the API calls it."""
@@ -61,6 +72,11 @@ class Kind(ABC):
     @property
     def name(self) -> str:
         return f"{self.noun} {self.id}"
+
+    @property
+    def brings(self) -> Sequence[Kind]:
+        """What comes and goes with it."""
+        return ()
 
     @abstractmethod
     def desired(self) -> State: ...
@@ -89,7 +105,10 @@ class Kind(ABC):
         return None if body is None else self.parse(body)
 
     def apply(self, compute: Compute, changes: tuple[Change, ...]) -> None:
-        """Create it or change it; what another run created meanwhile is compared and changed."""
+        """Create it or change it; what another run created meanwhile is compared and changed. What
+        is lent is refused."""
+        if self.lent and (refused := self.refused(changes[0])):
+            raise refused
         if changes[0].missing:
             try:
                 self.create(compute)
@@ -104,7 +123,10 @@ class Kind(ABC):
         """What is there now."""
         body = self.fetch(compute)
         if body is None:
-            raise Transient(f"{self.name} went away while it was being changed.")
+            raise Transient(
+                f"{self.name} went away while it was being changed.",
+                repair="Run again: what is missing is made.",
+            )
         return body
 
     def edit(self, compute: Compute, change: Callable[[Json], None]) -> None:
@@ -117,15 +139,41 @@ class Kind(ABC):
                 if error.remedy is not Remedy.REFETCH or not left:
                     raise
 
-    def replaced(self, change: Change) -> str:
-        """Why only a new one could be what is desired; empty when this one can. Pure."""
-        return "" if change.missing else self.fixed.get(change.attribute, "")
+    def why_not(self, change: Change) -> str:
+        """Why what exists cannot be changed so; empty when it can. Pure."""
+        return self.fixed.get(change.attribute, "")
+
+    def instead(self, change: Change) -> str:
+        """What a person does about it; empty: puts the spec back, or replaces it."""
+        return self.by_hand(change) if self.lent else ""
+
+    def by_hand(self, change: Change) -> str:
+        """How a person makes or changes what is only looked at."""
+        if change.missing:
+            return "Create it, or take its name out of the spec, and one is made."
+        return "Change it by hand, change the spec, or name another one in the spec."
+
+    def replaced(self, change: Change) -> NeedsReplacement | None:
+        """What keeps a change from being made in place; None when nothing does. Pure."""
+        if change.missing:
+            return None
+        why = "it is not this server's" if self.lent else self.why_not(change)
+        if not why:
+            return None
+        repair = self.instead(change)
+        return NeedsReplacement(self.name, change.attribute, why, change=change, repair=repair)
+
+    def refused(self, change: Change) -> BootstrapError | None:
+        """What a run would end with that tries to make a change; None when it can. Pure."""
+        if change.missing and self.lent:
+            return Final(f"{self.name} does not exist.", repair=self.by_hand(change))
+        return self.replaced(change)
 
     def keep(self, changes: tuple[Change, ...]) -> None:
         """Refuse what cannot be changed in place."""
         for change in changes:
-            if why := self.replaced(change):
-                raise NeedsReplacement(self.name, change.attribute, f"{change} ({why})")
+            if needed := self.replaced(change):
+                raise needed
 
 
 class ComputeKind(Kind):
@@ -143,8 +191,13 @@ class ComputeKind(Kind):
     def body(self) -> Json:
         """What is sent to create it."""
 
+    @property
+    def home(self) -> str:
+        """The project in which it is."""
+        return self.spec.project
+
     def request(self, compute: Compute) -> Any:
-        where = {"project": self.spec.project, self.parameter: self.id, **self.place}
+        where = {"project": self.home, self.parameter: self.id, **self.place}
         return self.api(compute).get(**where)
 
     def create(self, compute: Compute) -> None:
@@ -165,23 +218,20 @@ class ComputeKind(Kind):
         """The description of what is ours and can have no labels."""
         return f"{OWNER_LABEL}:{self.spec.name}"
 
-    def owned(self, body: Json, *, lent: bool = False) -> None:
-        """Refuse what another made, unless the spec says by name to use it (``lent``)."""
-        if body.get("description") != self.marker and not lent:
-            raise NotOurs(self.name, f"{self.marker} in its description")
+    @property
+    def adopt(self) -> str:
+        """How a person makes it ours, or lets it be used; the end of a sentence."""
+        return f"make its description {self.marker}."
 
-    def untouched(self, body: Json, changes: tuple[Change, ...]) -> None:
-        """Refuse to change what another made."""
-        if body.get("description") != self.marker:
-            differs = "; ".join(map(str, changes))
-            raise Final(
-                f"{self.name} was not made here, so it is not changed here: {differs}.",
-                repair="Change it by hand, change the spec, or name another one in the spec.",
-            )
+    def owned(self, body: Json) -> None:
+        """Refuse what another made, unless the spec says by name to use it."""
+        if not self.lent and body.get("description") != self.marker:
+            raise NotOurs(self.name, f"{self.marker} in its description", self.adopt)
 
 
 class ZonalKind(ComputeKind):
-    """A kind that lies in the zone and carries our label."""
+    """A kind that lies in one of the spec's zones and carries our label. Wherever it was made, there
+    it stays."""
 
     @property
     def id(self) -> str:
@@ -196,7 +246,11 @@ class ZonalKind(ComputeKind):
         return {**self.spec.machine.labels, OWNER_LABEL: self.spec.name}
 
     def fetch(self, compute: Compute) -> Json | None:
-        return super().fetch(compute) or self._elsewhere(compute)
+        """Ours, wherever it is; else what has our name in the first zone."""
+        here = super().fetch(compute)
+        if here and (self._carries(here) or not self.spec.zones):
+            return here
+        return self._elsewhere(compute) or here
 
     def _elsewhere(self, compute: Compute) -> Json | None:
         """Ours in another zone: names are unique within a zone only."""
@@ -206,9 +260,32 @@ class ZonalKind(ComputeKind):
         found: list[Json] = [body for place in places for body in place.get(self.collection, ())]
         return next((body for body in found if self._carries(body)), None)
 
-    def owned(self, body: Json, *, lent: bool = False) -> None:
-        if not (lent or self._carries(body)):
-            raise NotOurs(self.name, f"{OWNER_LABEL}={self.spec.name}")
+    def inside(self, compute: Compute, zone: str) -> Json | None:
+        """What has our name in a zone."""
+        where = {"project": self.spec.project, self.parameter: self.id, "zone": zone}
+        return compute.read(self.api(compute).get(**where))
+
+    def zone_of(self, body: Json) -> str:
+        """Its zone as a state has it: any of the spec's is as good as the first."""
+        zone = short(body["zone"])
+        return self.spec.zone if zone in self.spec.zones else zone
+
+    def alter(
+        self, compute: Compute, now: Json, method: str, *, named: str = "", **arguments: Any
+    ) -> None:
+        """Change what is there now by one method, to the end of its operation."""
+        where: Json = {named or self.parameter: self.id, "zone": short(now["zone"])}
+        change = getattr(self.api(compute), method)
+        compute.change(change, f"{method} of {self.name}", **where, **arguments)
+
+    def owned(self, body: Json) -> None:
+        if not self._carries(body):
+            label = f"{OWNER_LABEL}={self.spec.name}"
+            adopt = (
+                f"adopt it: gcloud compute {self.collection} add-labels {self.id} --labels={label} "
+                f"--zone={short(body['zone'])} --project={self.spec.project}"
+            )
+            raise NotOurs(self.name, label, adopt)
 
     def _carries(self, body: Json) -> bool:
         return bool(body.get("labels", {}).get(OWNER_LABEL) == self.spec.name)

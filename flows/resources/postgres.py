@@ -71,7 +71,7 @@ def refusal(error: Sequence[str], message: str) -> BootstrapError:
 
 
 @dataclass(frozen=True)
-class _Postgres:
+class PostgresKind:
     python: str
     """The interpreter of the installed Prefect."""
     directory: str
@@ -103,7 +103,7 @@ class _Postgres:
 
 
 @dataclass(frozen=True)
-class Database(_Postgres):
+class Database(PostgresKind):
     """What Prefect needs of the database. Nothing of it is ours to change."""
 
     name = "database"
@@ -166,7 +166,7 @@ def _extension(found: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Schema(_Postgres):
+class Schema(PostgresKind):
     """Prefect's tables, at the revision that the installed Prefect has as its head, with the
     extension and the indexes that finding by a part of a name needs."""
 
@@ -216,11 +216,11 @@ class Schema(_Postgres):
                 repair="Name an empty database in the database URL, or restore Prefect's from a backup.",
             )
         seconds = migrate.LOCK_SECONDS + migrate.UPGRADE_SECONDS + migrate.INDEX_SECONDS + 60
-        source = _with_database(inspect.getsource(migrate))
+        source = with_database(inspect.getsource(migrate))
         return [self._program(source, self.prefect_home, seconds=seconds)]
 
 
-def _with_database(source: str) -> str:
+def with_database(source: str) -> str:
     """``source`` as a program that has the module it imports with it."""
     name = database.__name__
     return (

@@ -33,6 +33,18 @@ pip=$(echo /usr/share/python-wheels/pip-*.whl)
 exec "$1" "$pip/pip" --quiet --disable-pip-version-check install \\
     --timeout 20 --retries 3 --require-hashes --requirement /dev/stdin
 """
+# Without pip, which needs Debian's python3-venv: the wheel is a zip file with the program in it.
+UNPACK = """
+set -e
+wheel=$(echo "$2"/uv-*.whl)
+digest=$(sha256sum < "$wheel" | cut -d ' ' -f 1)
+grep -q "sha256:$digest" || { echo "$wheel is not what the lock says" >&2; exit 1; }
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
+"$3" -m zipfile -e "$wheel" "$new"
+rm -rf "$1"
+install -D -m 755 "$new"/uv-*.data/scripts/uv "$1/bin/uv"
+"""
 # The tool's files are the worker's, whose hashes were verified. So its compiled files can be, too.
 SAME = """
 set -e
@@ -59,11 +71,15 @@ def pins(lock: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Uv:
-    """uv at one version, in an environment of its own."""
+    """uv at one version, in an environment of its own.
+
+    ``wheels``: the directory that everything is installed from, uv too; empty: the package index.
+    """
 
     version: str
     path: str
     lock: str = field(repr=False)
+    wheels: str = ""
 
     @property
     def name(self) -> str:
@@ -88,6 +104,9 @@ class Uv:
         return {"version": f"broken: exit {result.code}" if result.code else version}
 
     def commands(self, changes: tuple[Change, ...]) -> Sequence[Command]:
+        if self.wheels:
+            unpack = ("sh", "-c", UNPACK, "unpack", self.path, self.wheels, INTERPRETER)
+            return [Command(unpack, self.lock, seconds=120)]
         new = (INTERPRETER, "-m", "venv", "--clear", "--without-pip", self.path)
         return [
             Command(new, seconds=120),
@@ -137,6 +156,8 @@ class Installation:
             "UV_PYTHON_DOWNLOADS": "never",
             "SSL_CERT_FILE": AUTHORITIES,
         }
+        if self.uv.wheels:
+            settings |= {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": self.uv.wheels}
         variables = [f"{name}={value}" for name, value in settings.items()]
         return Command(("env", *variables, self.uv.command, "--quiet", *arguments), seconds=INSTALL)
 

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,7 +15,7 @@ from google.auth.exceptions import TransportError
 from googleapiclient.discovery import build
 from httplib2 import Response, ServerNotFoundError
 
-from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy
+from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy, Run
 from rehearsal.faults import KNOWN, Fault
 from tests.paper import Caller, paper, vm
 
@@ -71,7 +72,7 @@ def lab() -> Iterator[Lab]:
         caller.network()
         http, slept = PaperHttp(caller), list[float]()
         service = build("compute", "v1", http=http, cache_discovery=False)
-        yield Lab(caller, http, Compute("rehearsal", service, RUN, slept.append), slept)
+        yield Lab(caller, http, Compute("rehearsal", service, Run(RUN), slept.append), slept)
 
 
 def test_a_change_ends_when_its_operation_is_done(lab: Lab) -> None:
@@ -103,6 +104,93 @@ def test_a_later_call_of_the_same_step_is_not_answered_with_an_earlier_failure(l
     lab.fault("compute.instances.insert", "ZONE_RESOURCE_POOL_EXHAUSTED")
     with pytest.raises(ApiError):
         lab.create()
+    lab.create()
+    assert lab.status() == "RUNNING"
+
+
+@dataclass
+class Ids:
+    """Request ids as they are sent; answers get lost before or after the effect."""
+
+    http: PaperHttp
+    losing: str = ""
+    sent: list[str] = field(default_factory=list)
+
+    def request(self, uri: str, method: str, **rest: Any) -> tuple[Response, bytes]:
+        self.sent += [v for k, v in parse_qsl(urlsplit(uri).query) if k == "requestId"]
+        losing, self.losing = self.losing, ""
+        if losing == "before":
+            raise ConnectionResetError
+        answer = self.http.request(uri, method, **rest)
+        if losing == "after":
+            raise ConnectionResetError
+        return answer
+
+
+def ids(lab: Lab, losing: str = "", **run: Any) -> tuple[Compute, list[str]]:
+    """A client of a run, and the ids that it sends."""
+    http = Ids(lab.http, losing)
+    service = build("compute", "v1", http=http, cache_discovery=False)
+    return Compute("rehearsal", service, run.get("run", Run(RUN)), lab.slept.append), http.sent
+
+
+def label(compute: Compute, value: str) -> None:
+    """A change that can be made again and again."""
+    where = {**ZONE, "project": "rehearsal", "instance": "vm"}
+    now = compute.read(compute.service.instances().get(**where)) or {}
+    body = {"labels": {"x": value}, "labelFingerprint": now["labelFingerprint"]}
+    compute.change(compute.service.instances().setLabels, "label", instance="vm", body=body, **ZONE)
+
+
+@pytest.mark.parametrize("losing", ["before", "after"])
+def test_every_try_of_a_call_has_its_id_and_it_has_one_operation(lab: Lab, losing: str) -> None:
+    compute, sent = ids(lab, losing)
+    insert = compute.service.instances().insert
+    made = compute.change(insert, "create vm", body=vm(), **ZONE)
+    assert (len(sent), len(set(sent))) == (2, 1)
+    assert made["clientOperationId"] == sent[0]
+    operations = [o["operationType"] for o in lab.caller.cloud.store.every("operations")]
+    assert operations.count("insert") == 3  # network, subnet, vm
+
+
+def test_ids_follow_from_run_attempt_step_and_turn(lab: Lab) -> None:
+    lab.create()
+    run = Run(RUN)
+    first, sent = ids(lab, run=run)
+    second, more = ids(lab, run=run)  # another thread's client
+    for client, value in ((first, "a"), (second, "b"), (first, "a")):
+        label(client, value)
+    assert len({*sent, *more}) == 3
+    again, same = ids(lab, run=Run(RUN))
+    for value in ("b", "a", "b"):
+        label(again, value)
+    assert set(same) == {*sent, *more}, "the same run, attempt, step and turn"
+
+
+def test_a_run_that_is_started_again_is_not_answered_with_what_became_of_it_before(
+    lab: Lab,
+) -> None:
+    """A person retries the very run in the UI, once there is quota."""
+    lab.fault("compute.instances.insert", "QUOTA_EXCEEDED")
+    compute, sent = ids(lab)
+    with pytest.raises(ApiError):
+        compute.change(compute.service.instances().insert, "create vm", body=vm(), **ZONE)
+    again, more = ids(lab, run=Run(RUN, attempt=2))
+    again.change(again.service.instances().insert, "create vm", body=vm(), **ZONE)
+    assert not set(sent) & set(more)
+    assert lab.status() == "RUNNING"
+
+
+def test_an_operation_that_failed_for_the_moment_is_begun_anew(lab: Lab) -> None:
+    lab.fault("compute.instances.insert", "INTERNAL_ERROR", count=2)
+    compute, sent = ids(lab)
+    compute.change(compute.service.instances().insert, "create vm", body=vm(), **ZONE)
+    assert (len(sent), len(set(sent)), len(lab.slept)) == (3, 3, 2)
+
+
+@pytest.mark.parametrize("lost", [RemoteDisconnected, IncompleteRead])
+def test_half_an_answer_is_a_lost_one(lab: Lab, lost: type[Exception]) -> None:
+    lab.http.losing, lab.http.loss = 1, lost("") if lost is RemoteDisconnected else lost(b"")
     lab.create()
     assert lab.status() == "RUNNING"
 
@@ -182,11 +270,12 @@ def test_what_does_not_pass_says_what_to_do(
 
 
 @pytest.mark.parametrize("reason", KNOWN)
-def test_every_recorded_error_has_a_reason(lab: Lab, reason: str) -> None:
+def test_every_recorded_error_has_a_reason_and_a_repair(lab: Lab, reason: str) -> None:
     lab.fault("compute.instances.insert", reason, count=99)
     with pytest.raises(ApiError) as error:
         lab.create(seconds=0.3)
     assert error.value.reason
+    assert error.value.repair.endswith((".", "googleapis.com"))
     assert error.value.during.endswith(("compute.instances.insert", "create vm"))
 
 

@@ -76,6 +76,19 @@ def test_a_saved_key_that_cannot_be_used_is_said_and_not_replaced(
     assert saved.data["ssh_private_key"] == "hunter2"
 
 
+def test_the_tunnel_that_somebody_has_chosen_is_kept(
+    prefect_api: str, account: dict[str, Any], key_file: Path
+) -> None:
+    credentials = GcpCredentials(service_account_info=account)
+    mine = ServerTarget(credentials=credentials, ssh_private_key=new_ssh_key(), tunnel="gcloud")
+    mine.save("chosen")
+    arguments = ["--target", "chosen", "--project", "my-project-123", "--key-file", str(key_file)]
+    assert main(arguments) == 0
+    again = ServerTarget.load("chosen")
+    assert isinstance(again, ServerTarget)
+    assert (again.tunnel, again.public_key) == ("gcloud", mine.public_key)
+
+
 @pytest.mark.parametrize(("status", "word"), [(401, "401"), (200, "char 0")])
 def test_a_server_that_is_closed_or_another_is_told_from_one_that_is_not_there(
     status: int,

@@ -14,6 +14,7 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_gcp.credentials import GcpCredentials
 from pydantic import SecretStr, ValidationError
 
+from blocks.compute import Run
 from blocks.target import ServerTarget, new_ssh_key
 from flows.errors import Final, Unreachable
 from tests.blocks.conftest import Google
@@ -102,7 +103,7 @@ def test_a_key_with_a_passphrase_is_refused(account: dict[str, Any], tmp_path: P
 
 
 def test_a_client_of_the_compute_api_is_for_the_project_and_the_run(target: ServerTarget) -> None:
-    run = uuid4()
+    run = Run(uuid4())
     compute = target.compute("my-project-123", run)
     assert (compute.project, compute.run) == ("my-project-123", run)
     asked = compute.service.instances().list(project=compute.project, zone="europe-west4-a")

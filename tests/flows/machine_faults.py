@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from flows.catalog import HOME, OPT, SERVER, USER, WORKER
 from flows.resources.systemd import OTHERS, OURS, UNITS
-from tests.flows.paper_debian import JOURNALD, Debian
+from tests.flows.paper_debian import JOURNALD, SSHD, Debian
 from tests.flows.paper_disk import Node
 from tests.flows.paper_world import (
     ROOT,
@@ -22,6 +22,8 @@ JOURNALD_FOLDER = str(PurePosixPath(JOURNALD).parent)
 SERVER_FILE, SERVICE = f"file {SERVER_TOML}", "service prefect-server"
 BLIND = ["database: could not check", "schema: could not check"]
 VARIABLES = "settings from the environment"
+PACKAGES = "packages ca-certificates python3-venv unattended-upgrades"
+UPDATES = "/etc/apt/apt.conf.d/99prefect.conf"
 UNIT_FILE = f"file {UNITS}/{WORKER_UNIT}"
 
 
@@ -81,6 +83,11 @@ def stopped(on: Debian) -> None:
     on.units[SERVER_UNIT].running = {}
 
 
+def passwords_let_in(on: Debian) -> None:
+    ours = on.files[SSHD]
+    ours.content = ours.content.replace("PasswordAuthentication no", "PasswordAuthentication yes")
+
+
 def masked(on: Debian) -> None:
     on.files[f"{UNITS}/{WORKER_UNIT}"] = Node("symbolic link", mode="777")
     on.reload()
@@ -89,8 +96,22 @@ def masked(on: Debian) -> None:
 SPOILED: dict[str, tuple[Callable[[Debian], object], Told]] = {
     "a package removed": (
         lambda on: on.packages.discard("python3-venv"),
-        ["packages ca-certificates python3-venv: python3-venv"],
+        [f"{PACKAGES}: python3-venv"],
     ),
+    "a disk that has grown": (
+        lambda on: on.room.update(partition=10 << 30),
+        ["root file system: partition fills the disk"],
+    ),
+    "updates removed": (
+        lambda on: on.packages.discard("unattended-upgrades"),
+        [f"{PACKAGES}: unattended-upgrades"],
+    ),
+    "updates switched off": (node(UPDATES, content=""), [f"file {UPDATES}: content"]),
+    "passwords let in": (
+        passwords_let_in,
+        [f"file {SSHD}: content", "sshd: passwordauthentication"],
+    ),
+    "sshd's settings readable by root only": (node(SSHD, mode="600"), [f"file {SSHD}: mode"]),
     "the user deleted": (
         user_deleted,
         [f"user {USER}: {what}" for what in ("home", "shell", "group")]

@@ -1,32 +1,27 @@
 """A Debian on paper: what lies on its disk, what runs, and what each command does to it.
 
-A command acts wholly, or fails as the real one would. An environment of Python's is a few of
-``files``: a distribution is ``<environment>/lib/<name>``, with its version as the content.
+A command acts wholly, or fails as the real one would.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import shlex
-import tempfile
 import tomllib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.probes import closure, package
-from flows.resources import python, systemd
+from flows.resources import systemd
 from flows.resources.shell import pairs
 from flows.resources.systemd import UNITS
-from tests.flows.paper_disk import Disk, Node, lines, need
+from tests.flows.paper_disk import Node, lines, need
+from tests.flows.paper_python import Pythons
 
 JOURNALD = "/etc/systemd/journald.conf.d/prefect.conf"
+SSHD = "/etc/ssh/sshd_config.d/00-prefect.conf"
 _FACTS = Path(__file__).parent / "data"
 
 
@@ -50,10 +45,9 @@ def _database(which: str) -> dict[str, Any]:
 
 
 @dataclass
-class Debian(Disk):
+class Debian(Pythons):
     """Freshly booted, beside an empty database."""
 
-    packages: set[str] = field(default_factory=set)
     indexed: bool = False
     units: dict[str, Unit] = field(default_factory=dict)
     variables: frozenset[str] = frozenset()
@@ -62,8 +56,11 @@ class Debian(Disk):
     """Of these, those in a file of systemd's own, which ``unset-environment`` does not reach."""
     journald: str = ""
     """The configuration that journald was started with."""
+    sshd: str = ""
+    """What sshd does since it was told to read its configuration."""
     database: dict[str, Any] = field(default_factory=lambda: _database("empty"))
-    proofs: int = 0
+    room: dict[str, int] = field(default_factory=lambda: {"partition": 0, "filesystem": 0})
+    """Bytes behind the root's partition, and behind its file system."""
 
     @property
     def state(self) -> object:
@@ -79,9 +76,20 @@ class Debian(Disk):
             )
             for name, unit in self.units.items()
         }
-        return self.packages, self.users, kept, units, self.variables, self.database
+        on_disk = self.users, kept, self.room
+        return self.packages, on_disk, units, self.variables, self.database
 
     # Debian
+
+    def grow(self, what: str) -> None:
+        """The room behind a partition becomes room in it."""
+        if what == "partition":
+            self.room["filesystem"] += self.room["partition"]
+        self.room[what] = 0
+
+    def update(self) -> None:
+        need(self.online, "E: Unable to fetch some archives", 100)
+        self.indexed = True
 
     def install(self, names: Sequence[str]) -> None:
         need(self.indexed, "E: Unable to locate package", 100)
@@ -106,70 +114,6 @@ class Debian(Disk):
 
     def unset_variables(self) -> None:
         self.variables &= self.kept_variables
-
-    # Python
-
-    def installed(self, interpreter: str) -> dict[str, str]:
-        """Name → version."""
-        self.needs(interpreter)
-        lib = interpreter.replace("/bin/python", "/lib/")
-        return {p.removeprefix(lib): n.content for p, n in self.files.items() if p.startswith(lib)}
-
-    def deviations(self, interpreter: str, stdin: str) -> str:
-        lock = dict(line.split("==") for line in stdin.split())
-        there = self.installed(interpreter)
-        return "\n".join(closure.deviations(lock, there, {python.OURS}))
-
-    def venv(self, env: str) -> None:
-        self.remove(env)
-        self._fill(env, {})
-
-    def _fill(self, env: str, distributions: dict[str, str]) -> None:
-        """Make an environment of just these."""
-        self.remove(f"{env}/lib")
-        self.files[f"{env}/bin/python"] = Node()
-        for name, version in distributions.items():
-            self.files[f"{env}/lib/{name}"] = Node(content=version)
-            if name in ("uv", "prefect"):
-                self.files[f"{env}/bin/{name}"] = Node(content=version)
-
-    def pip(self, interpreter: str, pins: dict[str, str]) -> None:
-        need("python3-venv" in self.packages, "no pip in /usr/share/python-wheels", 2)
-        self._fill(interpreter.removesuffix("/bin/python"), self.installed(interpreter) | pins)
-
-    def uv_version(self, path: str) -> str:
-        self.needs(path)
-        return f"uv {self.files[path].content} (x86_64-unknown-linux-gnu)"
-
-    def uv_venv(self, uv: str, env: str) -> None:
-        self.needs(uv)
-        self.files.setdefault(f"{env}/bin/python", Node())
-
-    def uv_sync(self, uv: str, env: str, lock: str) -> None:
-        """Just what the lock says: whatever else is there goes."""
-        self.needs(uv, lock, f"{env}/bin/python")
-        self._fill(env, python.pins(self.files[lock].content))
-
-    def uv_tool(self, uv: str, tools: str, bins: str, lock: str, requirement: str) -> None:
-        self.needs(uv, lock)
-        name, _, version = requirement.partition("==")
-        pins = python.pins(self.files[lock].content)
-        need(pins[name] == version, f"{requirement} is not in the lock")
-        self._fill(f"{tools}/{name}", pins)
-        self.files[f"{bins}/{name}"] = Node(content=version)
-
-    def uv_wheel(self, uv: str, env: str, wheel: str) -> None:
-        self.needs(uv, wheel, f"{env}/bin/python")
-        self.files[f"{env}/lib/{python.OURS}"] = Node(content=_digest(self.files[wheel].content))
-
-    def same(self, root: str) -> None:
-        tool = self.installed(f"{root}/tools/prefect/bin/python")
-        need(tool == self.installed(f"{root}/worker/bin/python"), "Files differ")
-
-    def smoke(self, root: str) -> None:
-        self.needs(f"{root}/bin/prefect")
-        self.proofs += 1
-        self.files[f"{root}/proven"] = Node(content=str(self.proofs))
 
     # systemd
 
@@ -249,6 +193,22 @@ class Debian(Disk):
             port = tomllib.loads(toml)["server"]["api"]["port"]
             need(urlsplit(url).port == port, f"{name} does not answer; it listens on {port}")
 
+    # sshd
+
+    def configured(self) -> str:
+        """What sshd would do, a setting a line, with the first value of each. It is told no default:
+        none is ours."""
+        folder = SSHD.rpartition("/")[0]
+        files = sorted(path for path in self.files if path.startswith(f"{folder}/"))
+        text = "\n".join(self.files[path].content for path in files)
+        found: dict[str, str] = {}
+        for keyword, value in settings(text):
+            found.setdefault(keyword.lower(), value)
+        return "\n".join(f"{keyword} {value}" for keyword, value in found.items())
+
+    def reload_sshd(self) -> None:
+        self.sshd = self.configured()
+
     # The database
 
     def as_server(self, user: str, interpreter: str, folder: str) -> str:
@@ -263,9 +223,8 @@ class Debian(Disk):
         self.database = _database("head")
 
 
-@cache
-def _digest(wheel: str) -> str:
-    """What the probe says of a wheel that is installed; ``wheel`` in base64."""
-    with tempfile.TemporaryDirectory() as folder:
-        zipfile.ZipFile(io.BytesIO(base64.b64decode(wheel))).extractall(folder)
-        return package.digest(Path(folder))
+def settings(text: str) -> list[tuple[str, str]]:
+    """Those of a file of sshd's; the command fails where sshd would not start with it."""
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    need(all(len(line) == 2 for line in lines), "sshd: bad configuration option", 255)
+    return [(keyword, value) for keyword, value in lines]

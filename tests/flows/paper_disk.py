@@ -33,6 +33,7 @@ class Node:
 
 
 _directory = partial(Node, "directory", mode="755")
+DEBIANS = (UNITS, "/etc/apt/apt.conf.d", "/etc/ssh/sshd_config.d")
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Disk:
     """Freshly made."""
 
     users: dict[str, dict[str, str]] = field(default_factory=dict)
-    files: dict[str, Node] = field(default_factory=lambda: {UNITS: _directory()})
+    files: dict[str, Node] = field(default_factory=lambda: {p: _directory() for p in DEBIANS})
 
     def stat(self, path: str, content: str) -> str:
         node = self.files.get(path)

@@ -14,9 +14,9 @@ from functools import partial
 from blocks.shell import Command, Result
 from flows.probes import closure, database, package, started
 from flows.reconcile import Change
-from flows.resources import apt, files, python, systemd
+from flows.resources import apt, files, filesystem, python, sshd, systemd, wheelhouse
 from flows.resources.postgres import Schema
-from tests.flows.paper_debian import Debian
+from tests.flows.paper_debian import Debian, settings
 from tests.flows.paper_disk import Failed, Node, lines, need
 
 _PLACE = python.Installation("1", "/p", "", python.Uv("1", "/u", ""), "/c")
@@ -88,6 +88,8 @@ class PaperMachine:
             case ("sh", "-c", apt.PROBE, "packages", *names):
                 there = ["installed" if n in on.packages else "missing" for n in names]
                 return lambda: "\n".join(there)
+            case ("sh", "-c", filesystem.ROOM, "sh", "/"):
+                return lambda: lines({name: str(size) for name, size in on.room.items()})
             case ("sh", "-c", files.USER, "user", user):
                 return lambda: lines(on.users.get(user, {}))
             case ("sh", "-c", files.PATH, "path", path):
@@ -101,8 +103,12 @@ class PaperMachine:
                 return lambda: proven + on.deviations(path, stdin)
             case (interpreter, "-I", "-c", Script.PACKAGE):
                 return lambda: on.installed(interpreter).get(python.OURS, "")
+            case ("sh", "-c", wheelhouse.FILES, "files", path):
+                return partial(on.wheels, path)
             case ("sh", "-c", systemd.SERVICE, "service", unit):
                 return partial(on.show, unit)
+            case ("sh", "-c", sshd.EFFECTIVE):
+                return on.configured
             case ("runuser", "-u", user, "--", path, "-I", "-", folder):
                 assert stdin == Script.DATABASE, "another program to look at the database with"
                 return partial(on.as_server, user, path, folder)
@@ -113,6 +119,10 @@ class PaperMachine:
         if command.argv[: len(_APT)] == _APT:
             return self._apt(command.argv[len(_APT) :])
         match command.argv:
+            case ("sh", "-c", filesystem.GROW_PARTITION, "sh", "/"):
+                return partial(on.grow, "partition")
+            case ("sh", "-c", filesystem.GROW_FILE_SYSTEM, "sh", "/"):
+                return partial(on.grow, "filesystem")
             case ("sh", "-c", files.ADD, "user", *who):
                 return partial(on.add_user, *who)
             case ("sh", "-c", files.CHANGE, "user", *who):
@@ -131,8 +141,12 @@ class PaperMachine:
                 return partial(on.venv, env)
             case ("sh", "-c", python.PIP, "pip", interpreter):
                 return partial(on.pip, interpreter, python.pins(stdin))
-            case ("env", _, tools, bins, _, _, uv, "--quiet", *does):
-                return self._uv(uv, tuple(does), tools.partition("=")[2], bins.partition("=")[2])
+            case ("sh", "-c", wheelhouse.RECEIVE, "receive", path) if command.file:
+                return partial(on.receive, path, command.file.read_text())
+            case ("sh", "-c", python.UNPACK, "unpack", env, wheels, python.INTERPRETER):
+                return partial(on.unpack, env, wheels, stdin)
+            case ("env", *words) if "--quiet" in words:
+                return self._uv(words)
             case ("sh", "-c", Script.WHEEL, "wheel", path):
                 return partial(on.put, path, Node(content=stdin))
             case ("sh", "-c", python.SAME, "same", root):
@@ -145,6 +159,10 @@ class PaperMachine:
                 return on.reload
             case ("systemctl", "restart", "systemd-journald.service"):
                 return on.restart_journald
+            case sshd.VALID:
+                return partial(settings, stdin)
+            case sshd.RELOAD:
+                return on.reload_sshd
             case ("systemctl", "enable", "--quiet", unit):
                 return partial(on.enable, unit)
             case ("systemctl", "reset-failed", unit):
@@ -166,20 +184,32 @@ class PaperMachine:
     def _apt(self, does: tuple[str, ...]) -> Callable[[], object]:
         match does:
             case ("update",):
-                return partial(setattr, self.debian, "indexed", True)
+                return self.debian.update
             case ("install", "--yes", "--no-install-recommends", *names):
                 return partial(self.debian.install, names)
         raise _unknown(does)
 
-    def _uv(self, uv: str, does: tuple[str, ...], tools: str, bins: str) -> Callable[[], object]:
-        on = self.debian
+    def _uv(self, words: Sequence[str]) -> Callable[[], object]:
+        """``words``: settings, uv, and after ``--quiet`` what it does."""
+        on, at = self.debian, words.index("--quiet")
+        uv, does = words[at - 1], tuple(words[at + 1 :])
+        settings = dict(word.split("=", 1) for word in words[: at - 1])
+        tools, bins = settings["UV_TOOL_DIR"], settings["UV_TOOL_BIN_DIR"]
+
+        def sources(act: Callable[..., None], *arguments: str) -> Callable[[], object]:
+            def do() -> None:
+                on.uv_sources(settings)
+                act(*arguments)
+
+            return do
+
         match does:
             case ("venv", "--allow-existing", "--python", python.INTERPRETER, env):
                 return partial(on.uv_venv, uv, env)
             case ("pip", "sync", "--require-hashes", _, "--python", env, lock):
-                return partial(on.uv_sync, uv, env, lock)
+                return sources(on.uv_sync, uv, env, lock)
             case ("tool", "install", "--force", "--no-build", "--with-requirements", lock, *_):
-                return partial(on.uv_tool, uv, tools, bins, lock, does[-1])
+                return sources(on.uv_tool, uv, tools, bins, lock, does[-1])
             case ("pip", "install", "--offline", "--no-deps", "--reinstall", _, "--python", *rest):
                 return partial(on.uv_wheel, uv, *rest)
         raise _unknown(does)

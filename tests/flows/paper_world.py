@@ -14,9 +14,9 @@ from typing import cast
 
 from googleapiclient.discovery import build
 
-from blocks.compute import Compute
+from blocks.compute import Compute, Run
 from blocks.secrets import Secrets
-from blocks.shell import SshShell
+from blocks.ssh import SshShell
 from blocks.target import ServerTarget
 from flows.catalog import SERVER, STAGES, WORKER, Server
 from flows.reach import Reach
@@ -50,8 +50,8 @@ class World:
     secrets: Secrets = SECRETS
     public_key: str = KEY
 
-    def compute(self, _project: str, _run: uuid.UUID) -> Compute:
-        return self.cloud.connect()
+    def compute(self, _project: str, run: Run) -> Compute:
+        return self.cloud.connect(run)
 
     @property
     def cloud(self) -> Lab:
@@ -64,7 +64,7 @@ class World:
         """As the stages order them, without those that live in the new server."""
         server, ways = Server(wanted or spec(), self.secrets), cast(ServerTarget, self)
         shell = cast(SshShell, self.machine)
-        reach = Reach(server.spec, ways, self.secrets, uuid.uuid4(), _ssh=shell)
+        reach = Reach(server.spec, ways, self.secrets, Run(uuid.uuid4()), _ssh=shell)
         return [
             step.resource
             for step in steps(server, reach)

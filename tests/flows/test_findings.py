@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.errors import CommandFailed, Unreachable
+from flows.errors import CommandFailed, NeedsReplacement, Unreachable
 from flows.findings import (
     Finding,
     Looked,
@@ -38,8 +38,10 @@ def looked(resource: str, *changes: Change, applied: tuple[Change, ...] = ()) ->
     return Looked("cloud", resource, tuple(names), outcome, replaced)
 
 
-def replaced(change: Change) -> str:
-    return "it stays where it was made" if change.attribute == "zone" else ""
+def replaced(change: Change) -> NeedsReplacement | None:
+    if change.attribute != "zone":
+        return None
+    return NeedsReplacement(VM, "zone", "it stays where it was made", change=change)
 
 
 def failed(resource: str, error: Exception) -> Looked:

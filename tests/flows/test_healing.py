@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from flows.errors import NeedsReplacement
 from flows.findings import Finding, Looked, Row, findings, to_cells
 from flows.healing import healable, record, stuck
 from flows.policy import Level
@@ -18,8 +19,10 @@ OPENED, STOPPED = Change("sourceRanges", "a", "b"), Change("state", "active", "f
 RULE, SERVICE = "firewall rule prefect-1-clients", "service prefect-server"
 
 
-def stays(change: Change) -> str:
-    return "it stays where it was made" if change.attribute == "zone" else ""
+def stays(change: Change) -> NeedsReplacement | None:
+    return (
+        NeedsReplacement("instance a", "zone", "it stays") if change.attribute == "zone" else None
+    )
 
 
 class Server:

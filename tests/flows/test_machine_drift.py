@@ -10,6 +10,8 @@ import pytest
 from flows.errors import BootstrapError, DidNotConverge, Final
 from flows.reconcile import reconcile
 from tests.flows.machine_faults import SPOILED, VARIABLES
+from tests.flows.paper_debian import SSHD
+from tests.flows.paper_disk import Node
 from tests.flows.paper_world import MACHINE, Told, World, finished
 
 
@@ -58,6 +60,15 @@ def test_a_variable_from_a_file_of_systemds_own_is_named_and_not_fought(world: W
     world.machine.debian.variables = world.machine.debian.kept_variables = frozenset({"PREFECT_X"})
     with pytest.raises(DidNotConverge, match=f"{VARIABLES}: PREFECT_X → none"):
         world.told(apply=True)
+
+
+def test_what_another_file_says_of_sshd_is_named_and_not_fought(world: World) -> None:
+    path = SSHD.replace("00-prefect", "00-a")
+    world.machine.debian.files[path] = Node(content="PasswordAuthentication yes")
+    assert look(world) == ["sshd: passwordauthentication"]
+    with pytest.raises(Final, match=r"passwordauthentication: yes → no\. Take that back in"):
+        world.run(stages=MACHINE)
+    assert world.machine.writes == []
 
 
 def test_every_resource_of_the_machine_is_spoiled_once(world: World) -> None:

@@ -9,10 +9,13 @@ import pytest
 from blocks.shell import OUT_OF_TIME, Command, LocalShell, Result
 from flows.errors import CommandFailed
 from flows.probes.closure import deviations
-from flows.reconcile import diff
+from flows.reconcile import diff, reconcile
 from flows.resources.apt import Packages
+from flows.resources.files import File
+from flows.resources.filesystem import FILE_SYSTEM, PARTITION, RootFileSystem
 from flows.resources.python import Installation, Tool, Uv, WorkerEnvironment, pins
-from flows.resources.shell import MachineKind, pairs
+from flows.resources.shell import MachineKind, on_machine, pairs
+from flows.resources.sshd import Sshd
 from flows.resources.systemd import CLEAR, OTHERS, UNITS, Service
 from flows.resources.systemd import SERVICE as PROBE
 
@@ -22,6 +25,7 @@ prefect==3.8.8 \\
 sqlalchemy==2.0.58 \\
     --hash=sha256:11
 """
+ROOT = RootFileSystem()
 UV = Uv("0.13.9", "/opt/prefect/uv-0.13.9", "uv==0.13.9 --hash=sha256:22")
 PLACE = Installation("3.8.8", "/opt/prefect/3.8.8-ab", LOCK, UV, "/opt/prefect/cache")
 SERVICE = Service("prefect-server.service", "http://127.0.0.1:4200/api/health")
@@ -36,6 +40,14 @@ SubState=running
 DropInPaths=
 configuration=current
 """
+KEYS_ONLY = Sshd("# Ours\nPasswordAuthentication no\nAllowTcpForwarding local\n")
+SSHD_DOES = """\
+port 22
+hostkey /etc/ssh/ssh_host_rsa_key
+hostkey /etc/ssh/ssh_host_ed25519_key
+passwordauthentication no
+allowtcpforwarding local
+"""
 STOPPED = RUNS.replace("=active", "=inactive").replace("=running", "=dead").replace("=current", "=")
 
 
@@ -44,6 +56,11 @@ STOPPED = RUNS.replace("=active", "=inactive").replace("=running", "=dead").repl
     [
         (Packages(("a", "b")), 0, "installed\ninstalled\n", []),
         (Packages(("a", "b")), 0, "installed\nmissing\n", ["b"]),
+        (ROOT, 0, "", []),
+        (ROOT, 0, "partition=1048576\nfilesystem=0\n", []),
+        (ROOT, 0, "partition=1074790400\nfilesystem=0\n", [PARTITION]),
+        (ROOT, 0, "partition=16896\nfilesystem=1074773504\n", [FILE_SYSTEM]),
+        (ROOT, 0, "filesystem=1074773504\n", [FILE_SYSTEM]),
         (UV, 0, "uv 0.13.9 (x86_64-unknown-linux-gnu)\n", []),
         (UV, 0, "uv 0.13.8\n", ["version"]),
         (UV, 127, "", ["version"]),
@@ -56,6 +73,9 @@ STOPPED = RUNS.replace("=active", "=inactive").replace("=running", "=dead").repl
         (Tool(PLACE), 0, "", ["smoke test"]),
         (Tool(PLACE), 0, "proven\nfastapi 0.165.0\n", ["other than locked"]),
         (Tool(PLACE), 127, "", ["other than locked", "smoke test"]),
+        (KEYS_ONLY, 0, SSHD_DOES, []),
+        (KEYS_ONLY, 0, SSHD_DOES.replace("cation no", "cation yes"), ["passwordauthentication"]),
+        (KEYS_ONLY, 0, SSHD_DOES.replace(" local", " yes"), ["allowtcpforwarding"]),
         (SERVICE, 0, RUNS, []),
         (SERVICE, 0, RUNS.replace("configuration=current\n", ""), ["configuration"]),
         (SERVICE, 0, RUNS.replace("Reload=no", "Reload=yes"), ["configuration"]),
@@ -77,7 +97,13 @@ def test_what_a_probe_says(kind: MachineKind, code: int, output: str, differs: l
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(UV, OUT_OF_TIME), (WorkerEnvironment(PLACE), 1), (Tool(PLACE), 1), (SERVICE, 1)],
+    [
+        (UV, OUT_OF_TIME),
+        (WorkerEnvironment(PLACE), 1),
+        (Tool(PLACE), 1),
+        (KEYS_ONLY, 255),
+        (SERVICE, 1),
+    ],
 )
 def test_a_probe_that_fails_is_an_error_and_no_state(kind: MachineKind, code: int) -> None:
     with pytest.raises(CommandFailed, match="cause"):
@@ -167,6 +193,14 @@ def test_only_what_is_missing_is_installed() -> None:
     update, install = applied(Packages(("a", "b")), "installed\nmissing\n")
     assert update.endswith(" update")
     assert install.endswith("install --yes --no-install-recommends b")
+
+
+def test_a_file_that_its_program_refuses_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "file.conf"
+    refused = File(str(path), "Ours no\n", then=(("touch", f"{path}.then"),), valid=("grep", "yes"))
+    with pytest.raises(CommandFailed, match="grep yes"):
+        reconcile(on_machine(LocalShell(), [refused])[0], apply=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_service_at_boot_is_enabled_without_a_restart() -> None:

@@ -23,13 +23,15 @@ def no_api() -> None:
 
 def everything() -> list[Described]:
     """The catalog, of all stages."""
-    server = Server(spec(), SECRETS)
+    server = Server(spec(notify="slack-webhook/alerts"), SECRETS)
     return [
         *cloud_resources(server.spec, KEY),
         *server.machine(),
+        *Server(spec(prefect={"install_from": "laptop"}), SECRETS).sources()[1],
         *server.database(),
         *server.services(),
         *server.prefect(no_api),  # type: ignore[arg-type]  # it is never called
+        *server.notifications(no_api, no_api),  # type: ignore[arg-type]
     ]
 
 
@@ -76,9 +78,13 @@ JUDGED = {
     "file /var/lib/prefect/.prefect/prefect.toml: content": "warning safe",
     "file /var/lib/prefect/.prefect/prefect.toml: mode": "critical safe",
     "file /etc/systemd/system/prefect-server.service: content": "warning safe",
+    "file /etc/ssh/sshd_config.d/00-prefect.conf: content": "critical safe",
+    "file /etc/apt/apt.conf.d/99prefect.conf: content": "warning safe",
+    "sshd: passwordauthentication": "critical hand",
     "no file /var/lib/prefect/.prefect/.env: exists": "warning safe",
     "directory /var/lib/prefect: mode": "warning safe",
     "user prefect: shell": "warning all",
+    "wheels: other than locked": "info safe",
     "uv 0.13.9: ": "warning all",
     "prefect 3.8.8: other than locked": "warning all",
     "worker's environment: other than locked": "warning all",
@@ -97,6 +103,10 @@ JUDGED = {
     "deployment check-health/prefect-1: paused": "critical safe",
     "deployment check-health/prefect-1: schedule": "critical safe",
     "deployment check-health/prefect-1: version": "warning all",
+    "automation crash-silent-runs: enabled": "warning safe",
+    "automation notify-self-check: copies": "warning safe",
+    "automation notify-prefect-1: ": "warning safe",
+    "notification block slack-webhook/alerts: values": "warning safe",
     "self-check: next run": "critical safe",
 }
 

@@ -31,7 +31,7 @@ def test_the_spec_has_the_values_of_the_environment() -> None:
         ("", "", "prefect-2", ["no server prefect-2", "one of: prefect-1"]),
         ("flows.drift.check_drift", "other.flow", "prefect-1", ["none is there"]),
         ("&prefect-1\n      name: p", "&prefect-1\n      name: P", "prefect-1", ["write up to 40"]),
-        ("      zone:", "      zones:", "prefect-1", ["there is no key 'zones'"]),
+        ("      zone:", "      size:", "prefect-1", ["there is no key 'size'"]),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_write(

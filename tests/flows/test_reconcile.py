@@ -106,7 +106,7 @@ def test_errors_carry_what_repairs_them() -> None:
     assert (failed.code, len(failed.stderr)) == (100, 2000)
     assert str(failed).endswith("no space")
     assert "delete vm and run again" in NeedsReplacement("vm", "zone", "a disk has one").repair
-    assert "add the label managed-by=x" in str(NotOurs("vm", "managed-by=x"))
+    assert str(NotOurs("vm", "mine=x", "label it.")).endswith("in the spec, or label it.")
 
 
 def test_what_is_remembered_is_read_again_only_after_a_change() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import httpx
 import pytest
 from prefect import flow
 
@@ -26,6 +27,8 @@ class Thing:
     is_right: bool = False
     error: Exception | None = None
     wait: Callable[[], None] = lambda: None
+    answers: list[int] = field(default_factory=list)
+    """The codes that a server answers the next reads with, before it tells the state."""
     reads: int = field(default=0)
 
     def desired(self) -> State:
@@ -33,6 +36,9 @@ class Thing:
 
     def read(self) -> State:
         self.reads += 1
+        if self.answers:
+            request = httpx.Request("GET", "http://server/api/deployments/name/a")
+            httpx.Response(self.answers.pop(0), request=request).raise_for_status()
         return {"status": "RUNNING" if self.is_right else "TERMINATED"}
 
     def apply(self, changes: tuple[Change, ...]) -> None:
@@ -123,6 +129,18 @@ def test_the_first_failure_ends_a_run_and_nothing_is_left_going_on(
     assert "service" not in trace
     assert ("file" in trace) == (broken == "tool")
     assert {each.step.resource.name for each in done} >= {"tool", "schema"}
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize(
+    ("code", "becomes"), [(500, "changed"), (503, "changed"), (429, "changed"), (404, "failed")]
+)
+def test_a_server_that_fails_to_answer_is_asked_again(
+    trace: list[str], code: int, becomes: str
+) -> None:
+    thing = Thing("deployment", trace, answers=[code])
+    assert words(settled([Step("prefect", thing)])) == [f"deployment: {becomes}"]
+    assert thing.reads == (3 if becomes == "changed" else 1)
 
 
 @pytest.mark.usefixtures("prefect_api")

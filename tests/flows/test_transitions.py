@@ -11,7 +11,8 @@ import pytest
 from blocks.secrets import Secrets
 from flows.catalog import SERVER, WORKER, Server
 from flows.reconcile import reconcile
-from tests.flows.paper_debian import JOURNALD
+from flows.resources.systemd import UNITS
+from tests.flows.paper_debian import JOURNALD, SSHD
 from tests.flows.paper_machine import Died, PaperMachine
 from tests.flows.paper_world import (
     AUTH,
@@ -23,6 +24,7 @@ from tests.flows.paper_world import (
     SERVER_UNIT,
     URL,
     WORKER_TOML,
+    WORKER_UNIT,
     Told,
     World,
     changed,
@@ -48,6 +50,9 @@ def world() -> World:
 
 ONLY_LOOKED_AT = [
     "exposure of prefect-1",
+    "disk prefect-1",  # made with its machine
+    "root file system",
+    "sshd",
     f"no file {SERVER}/.env",
     f"no file {WORKER}/.env",
     "database",
@@ -74,7 +79,7 @@ def test_the_whole_machine_is_read_in_one_round_trip(world: World) -> None:
 
 # Killed at any step
 
-WRITES = 44
+WRITES = 49
 """Commands that make a machine: the first test counts them."""
 
 
@@ -96,7 +101,7 @@ def test_the_machine_follows_a_cloud_that_was_killed_at_its_last_write(
 ) -> None:
     """At every other write of the cloud: test_compute_resources."""
     http = nothing.cloud.http
-    http.lives, http.answered = len(nothing.resources(stages=CLOUD)) - 2, answered
+    http.lives, http.answered = len(nothing.resources(stages=CLOUD)) - 3, answered
     with pytest.raises(DiedAsking):
         nothing.run()
     assert nothing.machine.writes == []
@@ -133,15 +138,19 @@ def test_a_change_killed_at_any_write_still_restarts_what_it_concerns(answered: 
         )
 
 
-def test_a_restart_of_the_journal_that_got_lost_is_seen(world: World) -> None:
+@pytest.mark.parametrize(("path", "lives"), [(JOURNALD, 1), (SSHD, 2)])
+def test_what_follows_a_new_file_and_got_lost_is_made_up_for(
+    path: str, lives: int, world: World
+) -> None:
     debian = world.machine.debian
-    debian.files[JOURNALD].content = debian.journald = "[Journal]\n"
-    world.machine.lives, world.machine.answered = 1, False
+    debian.files[path].content = debian.journald = debian.sshd = ""
+    world.machine.lives, world.machine.answered = lives, False
     with pytest.raises(Died):
         world.run(stages=MACHINE)
+    assert debian.journald == debian.sshd == ""
     world.machine.lives = None
     world.run(stages=MACHINE)
-    assert debian.journald == debian.files[JOURNALD].content
+    assert {JOURNALD: debian.journald, SSHD: debian.sshd}[path]
 
 
 # Another spec
@@ -150,12 +159,12 @@ RULE, SERVICE = "firewall rule prefect-1-clients", "service prefect-server"
 BOTH = [SERVICE, "service prefect-worker"]
 TOMLS = [f"file {SERVER_TOML}", f"file {WORKER_TOML}"]
 CHANGES: list[tuple[str, str, Any, Told]] = [
-    ("server", "port", 4300, [RULE, *TOMLS, *BOTH]),
+    ("server", "port", 4300, [RULE, *TOMLS, f"file {UNITS}/{WORKER_UNIT}", *BOTH]),
     ("server", "events_days", 3, [TOMLS[0], SERVICE]),
     ("server", "flow_runs_days", 9, [TOMLS[0], SERVICE]),
     ("server", "ui_api_url", "https://prefect.example.org/api", [TOMLS[0], SERVICE]),
     ("network", "clients", ["10.20.0.0/16"], [RULE]),
-    ("machine", "labels", {"team": "ops"}, ["disk prefect-1", "instance prefect-1"]),
+    ("machine", "labels", {"team": "ops"}, ["instance prefect-1", "disk prefect-1"]),
     ("machine", "disk_gb", 40, ["disk prefect-1"]),
     ("machine", "type", "e2-standard-4", ["instance prefect-1"]),
     ("self_check", "interval_seconds", 600, []),  # the deployment's, in the new server

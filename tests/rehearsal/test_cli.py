@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal.config import FRONT
+from tests.conftest import Cloud
 from tests.rehearsal.conftest import Lab
 
 pytestmark = pytest.mark.rehearsal
@@ -43,7 +45,7 @@ def test_exec_passes_the_exit_status_and_its_own_environment(lab: Lab) -> None:
     script = "env; getent hosts compute.googleapis.com; exit 7"
     done = lab.cloud.run("sh", "-c", script, check=False, env=mine)
     assert done.returncode == 7
-    assert "127.83.0.1" in done.stdout
+    assert FRONT in done.stdout
     assert "GOOGLE_CLOUD_PROJECT=rehearsal" in done.stdout
     assert "real" not in done.stdout
 
@@ -81,3 +83,27 @@ def test_the_log_shows_token_and_call(lab: Lab) -> None:
     token, call = entries["oauth2.token"], entries["compute.projects.get"]
     assert (token["status"], call["status"]) == (200, 200)
     assert call["caller"] == token["caller"] == "bootstrap@rehearsal.iam.gserviceaccount.com"
+
+
+def test_a_second_cloud_runs_beside_the_first_and_touches_nothing_of_it(lab: Lab) -> None:
+    names = "gcloud", "compute", "networks", "list", "--format=value(name)"
+    before = lab.cloud.run(*names).stdout
+    second = {"REHEARSAL": "9"}
+    try:
+        lab.cloud.ctl("up", timeout=100, env=second)
+        lab.cloud.run(*names[:3], "create", "beside", "--subnet-mode=auto", env=second)
+        assert lab.cloud.run(*names, env=second).stdout.split() == ["beside"]
+        assert "rehearsal9 runs on the machine image" in in_vain(lab.cloud, "down", "--image")
+    finally:
+        lab.cloud.ctl("down", timeout=60, env=second)
+    assert lab.cloud.run(*names).stdout == before
+    for wrong in ("0", "10", "two"):
+        said = in_vain(lab.cloud, "status", env={"REHEARSAL": wrong})
+        assert said == f"REHEARSAL={wrong}: write the number of a cloud, from 1 to 9\n"
+
+
+def in_vain(cloud: Cloud, *args: str, env: dict[str, str] | None = None) -> str:
+    """What a command that fails says."""
+    done = cloud.ctl(*args, check=False, env=env)
+    assert done.returncode == 1
+    return done.stderr

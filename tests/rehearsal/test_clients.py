@@ -77,9 +77,10 @@ secret.delete_secret()
 OURS = """
 import uuid
 from prefect_gcp import GcpCredentials
+from blocks.compute import Run
 from blocks.target import ServerTarget, new_ssh_key
 target = ServerTarget(credentials=GcpCredentials(project="rehearsal"), ssh_private_key=new_ssh_key())
-compute = target.compute("rehearsal", uuid.uuid4())
+compute = target.compute("rehearsal", Run(uuid.uuid4()))
 zones = compute.service.zones()
 print(compute.read(zones.get(project="rehearsal", zone="us-central1-a"))["status"])
 print(compute.read(zones.get(project="rehearsal", zone="mars-north1-a")))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal.config import NAMESPACE
 from tests.rehearsal.conftest import Lab
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.gcloud]
@@ -27,7 +28,7 @@ def test_the_host_has_no_route_to_a_machine(lab: Lab, machine: str) -> None:
     assert not [w for w in ("br0", "veth", "vpc", "ens4") if w in devices.stdout]
     # The relay's way in is a socket of the network's own namespace, which the host's are not.
     namespaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
-    assert "rehearsal-vpc" in namespaces
+    assert f"{NAMESPACE}vpc" in namespaces
     # A connect() of the host would leave for its default gateway; so it is bound to loopback,
     # from where nothing may leave, and must fail there.
     with contextlib.closing(socket.socket()) as host:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal.config import DISKS, NAME, NAMESPACE
 from tests.rehearsal.conftest import Lab
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.gcloud]
@@ -28,12 +30,18 @@ LOOK = {
 }
 
 
+def ours(line: str) -> bool:
+    """Whether it names no other cloud: one may run beside this one."""
+    return {*re.findall(r"\brehearsal\d*\b(?!\.)", line)} <= {NAME}
+
+
 def look() -> dict[str, str]:
     """What a cloud could leave on the host."""
     seen = {
         name: subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for name, command in LOOK.items()
     }
+    seen = {name: "\n".join(filter(ours, text.splitlines())) for name, text in seen.items()}
     if Path("/usr/sbin/iptables-save").exists():
         saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False)
         seen["iptables"] = "".join(
@@ -48,8 +56,8 @@ def processes() -> str:
         listed = subprocess.run(
             ["ps", "-eo", "stat=,comm=,args="], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        ours = ("systemd-nspawn", "slirp4netns", "rehearsal.daemon", "/var/lib/rehearsal")
-        found = [line for line in listed if any(word in line for word in ours)]
+        words = ("systemd-nspawn", "slirp4netns", "rehearsal.daemon", str(DISKS))
+        found = [line for line in listed if any(w in line for w in words) and ours(line)]
         if not found:
             return ""
         time.sleep(0.1)
@@ -57,7 +65,7 @@ def processes() -> str:
 
 
 def daemon() -> int:
-    files = list(Path("/sys/fs/cgroup").glob("**/rehearsal/daemon/cgroup.procs"))
+    files = list(Path("/sys/fs/cgroup").glob(f"**/{NAME}/daemon/cgroup.procs"))
     pids = {int(pid) for file in files for pid in file.read_text().split()}
     return next(
         pid for pid in pids if b"rehearsal.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -125,15 +133,15 @@ def test_what_is_killed_below_the_daemon_comes_back(lab: Lab, bare: dict[str, st
     lab.create("left", network="auto")
     lab.ssh("left", "true")
     number = lab.describe("compute", "instances", "describe", "left")["id"]
-    os.kill(named("systemd-nspawn", f"--machine=i{number}"), signal.SIGKILL)
-    os.kill(named("systemd-nspawn", "--machine=database"), signal.SIGKILL)
-    os.kill(named("slirp4netns", "rehearsal-vpc1"), signal.SIGKILL)
+    os.kill(named("systemd-nspawn", f"{DISKS}/i{number}.root"), signal.SIGKILL)
+    os.kill(named("systemd-nspawn", f"{DISKS}/database.root"), signal.SIGKILL)
+    os.kill(named("slirp4netns", f"{NAMESPACE}vpc1"), signal.SIGKILL)
     lab.cloud.ctl("up", timeout=100)
     assert (
         lab.ssh("left", "getent hosts metadata.google.internal >/dev/null; echo up").stdout
         == "up\n"
     )
     assert database_answers(lab)
-    assert named("slirp4netns", "rehearsal-vpc1")
+    assert named("slirp4netns", f"{NAMESPACE}vpc1")
     lab.cloud.ctl("down", timeout=60)
     assert look() == bare

@@ -1,9 +1,8 @@
 """The flows, called in one process of the laptop's: a new one for every run would take seconds.
 
 ``python -m tests.story.driver`` reads orders from stdin, a line of JSON each: ``flow``,
-``parameters`` and ``times``, for so many runs side by side. Its answers are lists of the
-fields of Ended. They are flow runs like any other, on
-the laptop's server.
+``parameters``, a list for as many runs, and how many of them go ``side_by_side``. Its answers are
+lists of the fields of Ended. They are flow runs like any other, on the laptop's server.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +32,8 @@ Json = dict[str, Any]
 class Ended:
     """A flow run that came to its end.
 
-    ``rows`` are those of its table: of a bootstrap the resources, of a drift check the findings.
+    ``rows`` are those of its table: of a bootstrap the resources, of a drift check the findings, of
+    preflight the prerequisites.
     """
 
     state: str
@@ -64,9 +65,17 @@ class Driver:
     process: subprocess.Popen[str]
     log: Path
 
-    def run(self, flow: str, parameters: Json, seconds: float, times: int = 1) -> list[Ended]:
-        """What became of the runs. Raises AssertionError when they have not ended in time."""
-        order = {"flow": flow, "parameters": parameters, "times": times}
+    def run(self, flow: str, parameters: Json, seconds: float) -> Ended:
+        """What became of a run. Raises AssertionError when it has not ended in time."""
+        return self.each(flow, [parameters], seconds)[0]
+
+    def each(
+        self, flow: str, parameters: list[Json], seconds: float, side_by_side: int | None = None
+    ) -> list[Ended]:
+        """What became of a run with each of the parameters, in their order; all of them go side by
+        side, or so many at a time. Raises AssertionError when they have not ended in time."""
+        at_once = side_by_side or len(parameters)
+        order = {"flow": flow, "parameters": parameters, "side_by_side": at_once}
         into, out = self._pipes()
         into.write(json.dumps(order) + "\n")
         into.flush()
@@ -106,16 +115,23 @@ def driver(url: str, log: Path) -> Iterator[Driver]:
 
 def main() -> None:
     """Answer orders until there are no more; what flows print is no answer."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
     from flows.bootstrap import bootstrap_server
     from flows.drift import check_drift
+    from flows.outside import check_server
+    from flows.preflight import preflight
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    flows: dict[str, Any] = {each.name: each for each in (bootstrap_server, check_drift)}
+    every: tuple[Any, ...] = (bootstrap_server, check_drift, check_server, preflight)
+    flows = {each.name: each for each in every}
 
-    def run(order: Json) -> Json:
+    def run(flow: str, parameters: Json) -> Json:
         began = time.monotonic()
-        state = flows[order["flow"]](**order["parameters"], return_state=True)
+        # A flow run's heartbeats cost a second each time; those of the laptop's worker have them.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            state = flows[flow](**parameters, return_state=True)
         rows = state.result(raise_on_failure=False)
         return {
             "state": state.name,
@@ -126,8 +142,8 @@ def main() -> None:
 
     for line in sys.stdin:
         order = json.loads(line)
-        with ThreadPoolExecutor(order["times"]) as side_by_side:
-            ended = list(side_by_side.map(run, [order] * order["times"]))
+        with ThreadPoolExecutor(order["side_by_side"]) as pool:
+            ended = list(pool.map(partial(run, order["flow"]), order["parameters"]))
         print(json.dumps(ended), file=answers, flush=True)
 
 

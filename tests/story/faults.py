@@ -73,6 +73,7 @@ TOML, WORKER_TOML = f"{HOME}/.prefect/prefect.toml", f"{HOME}/worker/prefect.tom
 UNIT, WORKER_UNIT = f"{UNITS}/prefect-server.service", f"{UNITS}/prefect-worker.service"
 SERVER, WORKER = "service prefect-server", "service prefect-worker"
 POOL, CHECK = "work pool server", "deployment check-health/prefect-1"
+UPDATES, SSHD = "/etc/apt/apt.conf.d/99prefect.conf", "/etc/ssh/sshd_config.d/00-prefect.conf"
 JOURNALD = "/etc/systemd/journald.conf.d/prefect.conf"
 UPDATE = "compute instances update prefect-1"
 ANSWERED = "server's answers"
@@ -87,8 +88,12 @@ UP = root(
     ' journalctl --quiet _SYSTEMD_INVOCATION_ID="$id" | grep -q "started!" && exit 0;'
     " done; exit 1"
 )
-# Until the scheduler has looked at what was changed, which deleted the next run.
-SCHEDULED = root("sleep 10")
+# Until the scheduler has made the next run again, which what was changed has deleted.
+SCHEDULED = sql(
+    "DO $$ BEGIN FOR i IN 1..120 LOOP"
+    " EXIT WHEN EXISTS (SELECT FROM flow_run WHERE state_type = 'SCHEDULED');"
+    " PERFORM pg_sleep(0.5); END LOOP; END $$"
+)
 # Until no self-check is on its way, which would be a next run, or end badly with what is spoiled.
 IDLE = sql(
     "DO $$ BEGIN FOR i IN 1..60 LOOP EXIT WHEN NOT EXISTS (SELECT FROM flow_run"
@@ -157,8 +162,10 @@ MACHINE = (
     fault("a stray .env", root(f"echo PREFECT_LOGGING_LEVEL=DEBUG > {HOME}/.prefect/.env"), found={f"no file {HOME}/.prefect/.env": "exists"}),
     fault("a variable of every service", root("systemctl set-environment PREFECT_LOGGING_LEVEL=DEBUG"), found={SERVER: "settings from the environment", WORKER: "settings from the environment"}),
     fault("no limit of the journal", root(f"rm {JOURNALD}"), found={f"file {JOURNALD}": ""}),
+    fault("security updates that are switched off", root(f"rm {UPDATES}"), found={f"file {UPDATES}": ""}),
+    fault("an sshd that lets root in", root(f"sed -i 's/^PermitRootLogin.*/PermitRootLogin yes/' {SSHD}; systemctl reload ssh"), found={f"file {SSHD}": "content", "sshd": "permitrootlogin"}),
     fault("a directory that all may read", root(f"chmod 755 {HOME}/worker"), found={f"directory {HOME}/worker": "mode"}),
-    fault("a removed package", root("dpkg --remove --force-depends python3-venv"), found={"packages ca-certificates python3-venv": "python3-venv"}),
+    fault("a removed package", root("dpkg --remove --force-depends python3-venv"), found={"packages ca-certificates python3-venv unattended-upgrades": "python3-venv"}),
 )
 
 DATABASE = (
@@ -177,7 +184,7 @@ PREFECT = (
     fault("a paused deployment", api("PATCH", "deployments/{check}", '{"paused": true}'), found={CHECK: "paused", "self-check": NEXT}),
     fault("a deleted deployment", api("DELETE", "deployments/{check}"), found={CHECK: "", "self-check": BOTH}),
     fault("a changed schedule", api("PATCH", "deployments/{check}", '{"schedules": [{"schedule": {"interval": 7200}, "active": true, "slug": "interval"}]}'), SCHEDULED, found={CHECK: "schedule"}),
-    fault("changed parameters", api("PATCH", "deployments/{check}", '{"parameters": {"port": 4201}}'), found={CHECK: "parameters"}),
+    fault("changed parameters", api("PATCH", "deployments/{check}", '{"parameters": {"port": 4201}}'), SCHEDULED, found={CHECK: "parameters"}),
     fault("a paused pool", api("PATCH", "work_pools/server", '{"is_paused": true}'), found={POOL: "paused"}),
     fault("a setting that beats prefect.toml", root(f"mkdir {UNIT}.d; printf '[Service]\\nEnvironment=PREFECT_SERVER_EVENTS_RETENTION_PERIOD=P2D\\n' > {UNIT}.d/by-hand.conf; systemctl daemon-reload; systemctl restart prefect-server"), UP, found={SERVER: "overrides,settings from the environment", ANSWERED: "server.events.retention_period"}),
     fault("a .env that is in force", root(f"echo PREFECT_SERVER_EVENTS_RETENTION_PERIOD=P2D > {HOME}/.prefect/.env; chmod 644 {HOME}/.prefect/.env; systemctl restart prefect-server"), UP, found={f"no file {HOME}/.prefect/.env": "exists", ANSWERED: "server.events.retention_period"}),

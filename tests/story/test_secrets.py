@@ -21,11 +21,11 @@ import httpx
 import pytest
 
 from rehearsal import follow
+from rehearsal.config import STATE
 from tests.conftest import ROOT, Cloud
 
 pytestmark = pytest.mark.rehearsal
 
-STATE = Path("/run/rehearsal")
 NAME = "prefect-1"
 PAGE = 200
 """Objects in one answer of Prefect's API; its largest."""
@@ -116,7 +116,8 @@ def tunnel(name: str) -> Path:
 
 def leader(cloud: Cloud) -> int:
     """The host's number of the machine's init."""
-    (instance,) = json.loads(cloud.ctl("status", "--json").stdout)["instances"]
+    instances = json.loads(cloud.ctl("status", "--json").stdout)["instances"]
+    [instance] = [each for each in instances if each["name"] == NAME]
     command = ["ip", "netns", "pids", instance["namespace"]]
     for pid in subprocess.check_output(command, text=True, timeout=10).split():
         with suppress(OSError):  # it has ended

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from flows.spec import ServerSpec
 from rehearsal import follow
-from tests.conftest import Cloud
 from tests.story.conftest import DRIFT, Story
 
 pytestmark = pytest.mark.rehearsal
@@ -99,15 +98,15 @@ def titles(model: type[BaseModel]) -> list[str]:
 
 
 def test_the_new_servers_ui_opens_with_the_auth_string_and_shows_its_self_check(
-    cloud: Cloud, rehearsed: dict[str, Any], page: Page, pictures: Path
+    story: Story, rehearsed: dict[str, Any], page: Page, pictures: Path
 ) -> None:
-    secret = ("gcloud", "secrets", "versions", "access", "latest", "--secret=prefect-auth")
     page.goto(rehearsed["urls"]["server"])
     field, login = page.get_by_role("textbox"), page.get_by_role("button", name="Login")
     field.fill("admin:not-the-auth-string")
     login.click()
     expect(page.get_by_text("Invalid credentials")).to_be_visible()
-    field.fill(cloud.run(*secret).stdout)
+    auth = story.secret("prefect-auth")
+    field.fill(auth)
     login.click()
     open_deployment(page, "check-health")
     expect(page.get_by_text("Every 5 minutes")).to_be_visible()
@@ -115,6 +114,11 @@ def test_the_new_servers_ui_opens_with_the_auth_string_and_shows_its_self_check(
     page.get_by_role("tab", name="Task Runs").click()
     expect(page.get_by_role("tabpanel").get_by_role("listitem").first).to_be_visible()
     picture(page, pictures / "server-ui.png")
+    page.set_viewport_size({"width": 1500, "height": 1000})
+    open_artifact(page, story.urls["server"], auth, "health")
+    for name in ("database: connections", "machine: disk", "events: way"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    picture(page, pictures / "health.png")
 
 
 def test_the_custom_run_form_has_the_fields_of_the_spec_in_order(
@@ -173,20 +177,23 @@ def test_the_drift_report_is_a_table_in_the_ui_and_so_is_the_plan(
     try:
         assert story.run(DRIFT).state == "Drifted"
         page.set_viewport_size({"width": 1900, "height": 560})  # all columns
-        open_artifact(page, story, "drift")
+        shows(page, story, "drift")
         picture(page, pictures / "drift.png")
     finally:
         assert story.run().state == "Changed"
-    open_artifact(page, story, "plan")
+    shows(page, story, "plan")
 
 
-def open_artifact(page: Page, story: Story, key: str) -> None:
-    """Open the newest of a key, a table that names what was changed by hand."""
-    with follow.api(story.urls["laptop"]) as client:
-        which = {"artifacts": {"key": {"any_": [f"{NAME}-{key}"]}}}
-        [found] = follow.ask(
-            client, "POST", "/artifacts/filter", {**which, "sort": "CREATED_DESC", "limit": 1}
-        )
-    page.goto(f"{story.urls['laptop']}/artifacts/artifact/{found['id']}")
+def shows(page: Page, story: Story, key: str) -> None:
+    """The newest table of a key names what was changed by hand."""
+    open_artifact(page, story.urls["laptop"], "", key)
     for name in ("firewall rule prefect-1-clients", "sourceRanges", "service prefect-worker"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
+
+
+def open_artifact(page: Page, url: str, auth: str, key: str) -> None:
+    """Open the newest artifact of a key."""
+    which = {"artifacts": {"key": {"any_": [f"{NAME}-{key}"]}}, "sort": "CREATED_DESC", "limit": 1}
+    with follow.api(url, auth) as client:
+        [found] = follow.ask(client, "POST", "/artifacts/filter", which)
+    page.goto(f"{url}/artifacts/artifact/{found['id']}")

@@ -1,0 +1,1 @@
+"""What a project has to offer before a server can be made in it."""

@@ -1,0 +1,89 @@
+"""The ways to a server: what Google says of its machine, and what SSH is told."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from blocks.compute import Run
+from blocks.ssh import SshShell
+from blocks.target import ServerTarget
+from blocks.unreached import HostKeyMismatch, NotBooted
+from flows.errors import BootstrapError
+from flows.reach import Reach
+from tests.flows.paper_world import CLOUD, SECRETS, World, empty
+from tests.flows.test_compute_resources import VM, spec
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDM331fCZRygCg4ljE9XynZwJNPQ3alO53ze0rMcdgjK"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with empty() as it:
+        yield it
+
+
+def reach(world: World, **more: Any) -> Reach:
+    target = SimpleNamespace(
+        compute=world.compute,
+        ssh_private_key=SecretStr("key"),
+        token=lambda: "token",
+        tunnel="gcloud",
+    )
+    return Reach(spec(), cast(ServerTarget, target), SECRETS, Run(uuid.uuid4()), **more)
+
+
+def test_the_status_is_googles_word_for_it(world: World) -> None:
+    assert reach(world).status() == "not there"
+    world.run(stages=CLOUD)
+    assert reach(world).status() == "RUNNING"
+    world.cloud.caller.change("POST", f"{VM}/stop")
+    assert reach(world).status() == "TERMINATED"
+
+
+def test_a_machine_that_has_not_booted_is_told_by_its_status(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.reach.IMPATIENCE", 0.0)
+    with pytest.raises(NotBooted, match="it is not there"), reach(world, waits=False) as ways:
+        ways.ssh()
+    world.run(stages=CLOUD)
+    with (
+        pytest.raises(NotBooted, match="has not published its host keys"),
+        reach(world, waits=False) as ways,
+    ):
+        ways.ssh()
+
+
+def test_ssh_goes_through_the_tunnel_that_the_block_names(world: World) -> None:
+    assert reach(world)._shell().tunnel == "gcloud"
+
+
+@pytest.mark.parametrize(
+    ("error", "waits", "times"),
+    [
+        (HostKeyMismatch("vm", KEY), False, 1),
+        (NotBooted("vm", "STAGING"), False, 1),
+        (NotBooted("vm", "STAGING"), True, 3),
+    ],
+)
+def test_one_failure_to_connect_answers_for_all_unless_it_may_still_boot(
+    error: BootstrapError, waits: bool, times: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def enter(shell: SshShell) -> SshShell:
+        asked.append(shell)
+        raise error
+
+    monkeypatch.setattr(SshShell, "__enter__", enter)
+    ways = reach(world, waits=waits)
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            ways.run([])
+    assert len(asked) == times
