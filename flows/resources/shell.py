@@ -35,8 +35,12 @@ class OnMachine(Batched[MachineKind]):
     def apply(self, changes: tuple[Change, ...]) -> None:
         """Close the gap, and look again in the same round trip."""
         *commands, look = *self.kind.commands(changes), self.kind.probe()
-        self.batch.forget()  # also when a command fails: those before it have done their work
-        results = self.shell.run([*commands, look])
+        try:
+            results = self.shell.run([*commands, look])
+        finally:
+            # Also when a command fails, for those before it have done their work; and not sooner, for
+            # what goes beside this may read everything anew meanwhile.
+            self.batch.forget()
         for command, result in zip(commands, results, strict=False):
             check(command, result)
         self.batch.know(self.kind, _parsed(self.kind, results[-1]))

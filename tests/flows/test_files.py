@@ -3,15 +3,17 @@
 import grp
 import os
 import pwd
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blocks.shell import LocalShell, Result
+from blocks.shell import Command, LocalShell, Result
 from flows.errors import CommandFailed
 from flows.reconcile import Outcome, reconcile
 from flows.resources.files import Absent, Directory, File, User
-from flows.resources.shell import MachineKind, on_machine
+from flows.resources.shell import MachineKind, OnMachine, on_machine
 
 OWNER = f"{pwd.getpwuid(os.geteuid()).pw_name}:{grp.getgrgid(os.getegid()).gr_name}"
 PREFECT = User("prefect", "/var/lib/prefect")
@@ -127,3 +129,19 @@ def test_a_user_is_looked_up() -> None:
 def test_a_probe_that_fails_is_not_an_absence() -> None:
     with pytest.raises(CommandFailed):
         PREFECT.parse(Result(2, "", "getent: no such database"))
+
+
+def test_what_was_read_beside_a_change_is_read_again(file: File) -> None:
+    """As when a step that goes beside the others looks while this one's file is not yet written."""
+    besides: list[OnMachine] = []
+
+    class Busy(LocalShell):
+        def run(self, commands: Sequence[Command], *, together: bool = False) -> list[Result]:
+            if not together:  # this is the change
+                assert [each.read() for each in besides] == [None, None]
+            return super().run(commands, together=together)
+
+    changed, same = on_machine(Busy(), [file, replace(file, then=(("true",),))])
+    besides += [changed, same]
+    assert reconcile(changed, apply=True).word == "changed"
+    assert reconcile(same, apply=True).word == "unchanged"
