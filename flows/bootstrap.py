@@ -1,7 +1,14 @@
-"""The flow bootstrap-server: make it so. A rerun changes nothing but what differs from the spec."""
+"""The flow bootstrap-server: make it so. A rerun changes nothing but what differs from the spec.
+
+    python -m flows.bootstrap --server prefect-1 [--dry-run]
+
+does so now, with the spec in prefect.yaml. It exits with 0 when the server is as it should be, and
+with 1 when it could not be made so; a dry run as flows.drift does.
+"""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -11,12 +18,13 @@ from prefect import State, flow, get_run_logger
 from blocks.secrets import Secrets, secrets_or_error
 from flows import preflight, report
 from flows.catalog import Server
-from flows.findings import Finding
+from flows.command import ended, explained, parser, status
+from flows.findings import CODES, Finding
 from flows.policy import Level, attribute_of, may_change
 from flows.reach import Reach, reached, this_run
 from flows.reconcile import Change
 from flows.spec import ServerSpec
-from flows.stages import Done, Leave, Step, look, replaced, settle, steps
+from flows.stages import Done, Leave, Step, look, replaced, settle, steps, unsettled
 
 SECONDS = 1800
 
@@ -45,9 +53,14 @@ def bootstrap_server(
         found = report.differences(server, looked, secrets, key="plan", level=level)
         if dry_run:
             return report.drift_verdict(found, len(looked), fail=False)
-        reach.waits = True  # what the plan could not reach may be on its way
         back = report.fought(server, found) if healing else []
-        done = _settle(server, todo, partial(_leave, server, level, back), secrets)
+        leave = partial(_leave, server, level, back)
+        if unsettled(looked, leave):
+            reach.waits = True  # what the plan could not reach may be on its way
+            done = _settle(server, todo, leave, secrets)
+        else:
+            done = looked
+        report.resources(server, report.rows(todo, done, secrets.redact))
         state = report.verdict(done, back, secrets.redact)
         if state.is_completed():
             report.connect(server)
@@ -62,7 +75,6 @@ def _settle(server: ServerSpec, todo: list[Step], leave: Leave, secrets: Secrets
         done.append(each)
         log.info("%s", secrets.redact(str(each)))
         progress.advance(len(done))
-    report.resources(server, report.rows(todo, done, secrets.redact))
     return done
 
 
@@ -76,3 +88,16 @@ def _leave(
     if level != "hand" and replaced(step.resource, change):
         return True
     return not may_change(name, change, level, server.ignore, datetime.now(UTC).date())
+
+
+def main() -> int:
+    """The exit status."""
+    options = parser("python -m flows.bootstrap", __doc__)
+    options.add_argument("--dry-run", action="store_true", help="only say what would be changed")
+    args = options.parse_args()
+    found = ended(bootstrap_server, args.server, args.target, dry_run=args.dry_run)
+    return status(found, CODES if args.dry_run else {"Changed": 0, "Unchanged": 0})
+
+
+if __name__ == "__main__":
+    sys.exit(explained(main))

@@ -2,28 +2,24 @@
 
     python -m flows.drift --server prefect-1 [--json FILE]
 
-compares a server with its spec in prefect.yaml, now. It exits with 0 when they agree, with 2 when
-they differ, and with 1 when anything could not be checked.
+compares a server with its spec in prefect.yaml, now; of several, side by side, FILE gets a list. It
+exits with 0 when they agree, with 2 when they differ, and with 1 when anything could not be checked.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-import httpx
-from prefect import State, flow, get_client, get_run_logger
+from prefect import State, flow, get_run_logger
 
 from blocks.secrets import secrets_or_error
 from flows import report
 from flows.catalog import Server
-from flows.errors import BootstrapError
+from flows.command import ended, explained, parser, status
 from flows.findings import CODES, DIFFERS
-from flows.project import spec_in
 from flows.reach import Reach, reached, this_run
 from flows.spec import ServerSpec
 from flows.stages import look, steps
@@ -55,33 +51,26 @@ def check_drift(
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m flows.drift", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--server", required=True, help="its name, such as prefect-1")
-    parser.add_argument("--target", default="gcp", help="the ServerTarget block (default gcp)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
-    args = parser.parse_args()
-    try:
-        spec = spec_in(Path("prefect.yaml"), args.server)
-        with get_client(sync_client=True) as client:
-            client.api_version()
-        state: State[Any] = check_drift(spec, args.target, return_state=True)
-        if state.name not in CODES:
-            raise BootstrapError(str(state.message))
-        said = {"server": spec.name, "state": state.name, "message": state.message}
-        if args.json:
-            rows = state.result(raise_on_failure=False)
-            args.json.write_text(json.dumps({**said, "rows": rows}, indent=2) + "\n")
-    except httpx.HTTPError as error:
-        print(f"Prefect does not answer ({error}): set PREFECT_API_URL", file=sys.stderr)
-        return 1
-    except (BootstrapError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{spec.name}: {state.name}: {state.message}")
-    return CODES[state.name]
+    options = parser("python -m flows.drift", __doc__)
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
+    args = options.parse_args()
+    found = ended(check_drift, args.server, args.target)
+    if args.json:
+        reports = [_report(spec, state) for spec, state in found]
+        report = reports[0] if len(reports) == 1 else reports
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return status(found, CODES)
+
+
+def _report(spec: ServerSpec, state: State[Any]) -> dict[str, Any]:
+    rows = state.result(raise_on_failure=False)
+    return {
+        "server": spec.name,
+        "state": state.name,
+        "message": state.message,
+        "rows": rows if state.name in CODES else [],
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(explained(main))

@@ -133,6 +133,14 @@ def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[D
             away = away or _away(done)
 
 
+def unsettled(looked: Sequence[Done], leave: Leave) -> bool:
+    """Whether there is anything to do after a look at everything, or to look at once more."""
+    return any(
+        not each.outcome or not all(leave(each.step, change) for change in each.outcome.changes)
+        for each in looked
+    )
+
+
 def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
     """Make every resource what it should be, but for the changes to ``leave``, in order. The first
     failure ends it, for what follows needs it.

@@ -86,6 +86,9 @@ def status(args: argparse.Namespace) -> None:
         out.print(f"the {name}'s Prefect: {answer[name]}")
     for fault in answer["faults"]:
         out.print(f"fault on order: {fault}")
+    if far := answer["distance"]:
+        out.print(f"the relay's way to a machine: {far['round_trip'] * 1e3:.0f} ms there and back, "
+                  f"{far['rate'] * 8 / 1e6:.0f} Mbit/s")  # fmt: skip
     for limit in answer["limits"]:
         out.print(f"limit: {limit}", style="dim")
 
@@ -154,6 +157,13 @@ def fault(args: argparse.Namespace) -> None:
     told("POST", "/faults", order)
 
 
+def link(args: argparse.Namespace) -> None:
+    if not args.near and not (args.round_trip > 0 and args.rate > 0):
+        raise Failed("how far? Give --round-trip 60 --rate 20, or --near")
+    far = {"round_trip": args.round_trip / 1e3, "rate": args.rate * 1e6 / 8}
+    told("POST", "/distance", {} if args.near else far)
+
+
 def role(args: argparse.Namespace) -> None:
     if args.everything:
         told("POST", "/role", {"permissions": None})
@@ -219,6 +229,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--cut", action="store_true", help="cut the relay's connections now")
     one.add_argument("--quota", metavar="METRIC=N", help="set a regional quota, such as CPUS=8")
     one.add_argument("--clear", action="store_true", help="forget all faults on order")
+    one = add("link", link, "put the machines far from the relay, for tunnels opened from now on")
+    one.add_argument("--round-trip", type=float, default=0, metavar="MS", help="milliseconds")
+    one.add_argument("--rate", type=float, default=0, metavar="MBIT", help="Mbit/s each way")
+    one.add_argument("--near", action="store_true", help="as at the start")
     one = add("role", role, "let the account do just what a role file says")
     choice = one.add_mutually_exclusive_group(required=True)
     choice.add_argument("file", nargs="?", type=Path, help="YAML with includedPermissions")

@@ -13,6 +13,7 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -34,6 +35,7 @@ from rehearsal.config import (
     ZONE,
 )
 from rehearsal.database import Database
+from rehearsal.distance import Distance
 from rehearsal.errors import ApiError, Json
 from rehearsal.faults import Fault
 from rehearsal.front import serve_front
@@ -60,6 +62,7 @@ class Daemon:
         self.database = Database(self.authority)
         self.gateway = Gateway(self.cloud, LOG.open("a"))
         self.relay = Relay(self._backend, self._caller)
+        self.distance: Distance | None = None
         self._runners: list[web.ServerRunner] = []
 
     async def start(self) -> None:
@@ -174,7 +177,8 @@ class Daemon:
         """Connect to a machine as IAP does; the log tells how it went, by Google's close code."""
         began, code = time.monotonic(), 101
         try:
-            return await self._connect(target)
+            streams = await self._connect(target)
+            return await self.distance.put_between(streams) if self.distance else streams
         except Refused as refused:
             code = refused.code
             raise
@@ -222,6 +226,8 @@ class Daemon:
                 self.cloud.quotas.update(body)
             case "POST", ["relay", "cut"]:
                 return {"cut": self.relay.cut()}
+            case "POST", ["distance"]:
+                self.distance = Distance(**body) if body else None
             case "POST", ["database", action]:
                 await self.database.command(action)
             case _:
@@ -246,6 +252,7 @@ class Daemon:
             "instances": [self._instance(i) for i in self.cloud.store.every("instances")],
             "database": await self.database.status(),
             "faults": self.cloud.faults.list(),
+            "distance": asdict(self.distance) if self.distance else None,
             "unbounded": sorted(unbounded),
             "limits": LIMITS + [f"{w} of a machine is not bounded here" for w in sorted(unbounded)],
         }

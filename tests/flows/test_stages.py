@@ -12,7 +12,7 @@ from prefect import flow
 
 from flows.errors import Final, Unreachable
 from flows.reconcile import Change, State
-from flows.stages import Done, Leave, Step, look, nothing, settle
+from flows.stages import Done, Leave, Step, look, nothing, settle, unsettled
 from tests.prefect_server import prefect_api
 
 __all__ = ["prefect_api"]
@@ -87,6 +87,21 @@ def test_without_its_secrets_only_the_cloud_is_looked_at(trace: list[str]) -> No
     todo = [Step("cloud", Thing("vm", trace), hosts=True), Step("machine", Thing("file", trace))]
     away = Final("no such secret")
     assert [done.error for done in look(todo, away)] == [None, away]
+
+
+def test_a_run_has_work_where_something_differs_or_could_not_be_looked_at(trace: list[str]) -> None:
+    vm, file = Thing("vm", trace), Thing("file", trace)
+    todo = [Step("cloud", vm, hosts=True), Step("machine", file)]
+
+    def left(step: Step, _change: Change) -> bool:
+        return step.resource is file
+
+    assert unsettled(list(look(todo)), left)  # the vm, and so the file could not be looked at
+    vm.is_right = True
+    assert unsettled(list(look(todo)), nothing)
+    assert not unsettled(list(look(todo)), left)
+    file.is_right = True
+    assert not unsettled(list(look(todo)), nothing)
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -300,6 +300,30 @@ def test_the_command_for_ci_exits_with_0_2_and_1(clean: Laptop, tmp_path: Path) 
     assert (refused["class"], row["class"]) == ("could not check", "drift")
 
 
+def test_a_rerun_is_a_command_too_and_with_nothing_to_do_it_only_reads(clean: Laptop) -> None:
+    command = ("python", "-m", "flows.bootstrap", "--server", NAME)
+    environment = {
+        **laptop.settings(),
+        "PREFECT_API_URL": f"{clean.story.urls['laptop']}/api",
+    }
+
+    def said(*options: str) -> str:
+        done = clean.story.cloud.run(*command, *options, timeout=120, env=environment)
+        return done.stdout
+
+    clean.clean = False
+    clean.story.run()  # the command has the spec of prefect.yaml, without a label of its own
+    with clean.requests() as requests:
+        assert said().startswith(f"{NAME}: Unchanged: 0 of ")
+    methods = [each["method"] for each in requests]
+    assert {method.rpartition(".")[2] for method in methods} <= READS
+    clean.story.root(f"chmod 644 {TOML}")
+    assert (
+        clean.story.cloud.run(*command, "--dry-run", check=False, env=environment).returncode == 2
+    )
+    assert said().startswith(f"{NAME}: Changed: 1 of ")
+
+
 # From the schedule to the heal, by the laptop's worker
 
 
