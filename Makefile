@@ -41,11 +41,17 @@ down:  ## take that cloud and the laptop's Prefect down, and the second one of t
 	@if [ -x .venv/bin/python ]; then failed=0; for number in 2 1; do \
 		REHEARSAL=$$number .venv/bin/python -m rehearsal down || failed=1; done; exit $$failed; fi
 
+.PHONY: bench
+bench: setup .bench/.installed  ## measure it against what a user would pick instead, in about an hour
+	@.venv/bin/python -m tests.bench
+	@.bench/bin/python -m tests.bench.plot docs/bench.json docs/bench.svg
+
 .PHONY: requirements
 requirements: $(UV)  ## lock again, after a change in pyproject.toml
-	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
-		--quiet --output-file $(or $(OUT),requirements.txt)
+	@$(COMPILE) pyproject.toml --group dev --output-file $(or $(OUT),requirements.txt)
+	@$(COMPILE) --group bench --output-file $(or $(OUT:%=%.bench),tests/bench/requirements.txt)
+COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make requirements" --quiet
 
 .PHONY: lock
 lock: $(UV)  ## lock what a server installs: PROGRAM=prefect VERSION=3.8.8, or PROGRAM=uv
@@ -88,6 +94,12 @@ packages:
 .venv/bin/python: | $(UV)
 	@$(UV) venv --quiet --clear .venv
 	@echo "setup: made .venv with $$(.venv/bin/python --version)"
+
+.bench/.installed: tests/bench/requirements.txt | $(UV)
+	@$(UV) venv --quiet --clear .bench
+	@echo "setup: installing what bench compares with into .bench"
+	@$(UV) pip sync --quiet --compile-bytecode --python .bench --require-hashes $<
+	@touch $@
 
 .venv/.installed: .venv/bin/python requirements.txt pyproject.toml | $(UV)
 	@echo "setup: installing what requirements.txt locks into .venv"

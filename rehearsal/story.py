@@ -44,7 +44,7 @@ def tell(url: str, checkout: Path) -> Json:
     """
     began = time.monotonic()
     with follow.api(url) as client:
-        auth = _prepare(client, checkout)
+        auth = prepare(client, checkout)
         seconds = time.monotonic() - began
         err.print(f"blocks, deployments and secrets are made ({seconds:.1f} s)")
         with _no_more_than_granted(checkout):
@@ -76,7 +76,7 @@ def _bootstrapped(client: httpx.Client, url: str, auth: str, checkout: Path) -> 
         drift.append(follow.start(client, DRIFT))
     rows = follow.table(client, f"{NAME}-resources", run)
     err.print(f"{BOOTSTRAP}: {state} ({seconds:.1f} s); its drift check:")
-    server = _reach(checkout)
+    server = reach(checkout)
     with (
         err.status("waiting for the new server's first scheduled check of itself"),
         follow.api(server, auth) as there,
@@ -95,8 +95,9 @@ def _bootstrapped(client: httpx.Client, url: str, auth: str, checkout: Path) -> 
     }
 
 
-def _prepare(client: httpx.Client, checkout: Path) -> str:
-    """Worker, blocks, deployments and secrets, side by side. Returns the new server's auth string."""
+def prepare(client: httpx.Client, checkout: Path) -> str:
+    """Worker, blocks, secrets and what prefect.yaml there deploys, side by side. Returns the new
+    server's auth string."""
     if not WORKER.running():
         follow.open_pool(client, "laptop")
         worker = ("prefect", "worker", "start", "--pool", "laptop", "--type", "process")
@@ -169,7 +170,7 @@ def _resource(row: Json) -> Json:
     }
 
 
-def _reach(checkout: Path) -> str:
+def reach(checkout: Path) -> str:
     """The new server's URL on loopback, through a tunnel that stays open."""
     if TUNNEL.running() and TUNNEL.url.exists() and laptop.answers(TUNNEL.url.read_text()):
         return TUNNEL.url.read_text()

@@ -10,7 +10,19 @@ from rehearsal.errors import OperationError
 from rehearsal.faults import Fault
 from tests.conftest import ROOT
 
-COMMANDS = ["up", "run", "exec", "status", "database", "root", "fault", "link", "role", "log", "down"]
+COMMANDS = [
+    "up",
+    "run",
+    "exec",
+    "status",
+    "database",
+    "root",
+    "fault",
+    "link",
+    "role",
+    "log",
+    "down",
+]
 
 
 def rehearsal(*args: str) -> subprocess.CompletedProcess[str]:

@@ -19,11 +19,11 @@ import yaml
 from rehearsal import follow, laptop
 from rehearsal.story import BESIDE_THE_ROLE
 from tests.conftest import ROOT
+from tests.fleet import prepare
 from tests.story.conftest import DRIFT, NAME, Story
 from tests.story.driver import Ended, Json, driver
 from tests.story.faults import CLOUD, UP, Step, google, root
 from tests.story.test_drift import LABELS, READS, SECONDS, Laptop
-from tests.story.test_fleet import prepare
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(420)]
 
@@ -320,7 +320,8 @@ def test_three_clients_of_google_describe_a_server_alike(account: Account) -> No
 
 
 def test_a_server_without_a_way_out_is_installed_from_the_laptop(account: Account) -> None:
-    prepare(account.story, [ALONE])
+    story = account.story
+    prepare(story.cloud, story.urls["laptop"], [ALONE])
     server = {
         **account.laptop.spec,
         "name": ALONE,

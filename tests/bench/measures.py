@@ -1,0 +1,196 @@
+"""What is measured once: requests, the restart's gap, the self-check, imports, a fleet."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rehearsal import follow, laptop, story
+from rehearsal.cgroups import Cgroup
+from rehearsal.errors import Json
+from tests.bench import soak
+from tests.bench.lab import FLEET, NAME, Lab, moment, timed
+from tests.conftest import ROOT
+
+READS = {"get", "list", "aggregatedList", "getGuestAttributes", "access", "token", "tunnel"}
+"""How the names of methods end that change nothing."""
+MODULES = ("bootstrap", "drift", "preflight", "outside", "health", "connect")
+PREFECT = "from prefect import State, flow, get_run_logger, task"
+"""What every flow's file begins with."""
+IMPORT = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
+# Prints the seconds for which 4200 gave no good answer: the longest time between two, until stdin ends.
+POLL = """
+import select, sys, time, urllib.request
+last, longest = time.monotonic(), 0.0
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:4200/api/health", timeout=1) as answer:
+            good = answer.status == 200
+    except OSError:
+        good = False
+    if good:
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+print(longest)
+"""
+
+
+def ours(lab: Lab, module: str, names: Sequence[str] = (NAME,)) -> float:
+    """Seconds of ``python -m flows.…`` for servers, a whole process."""
+    command = (sys.executable, "-m", f"flows.{module}", "--server", *names)
+    return timed(*command, cwd=lab.folder).well().seconds
+
+
+def first(lab: Lab) -> Json:
+    """A bootstrap as the laptop's worker runs it: seconds from the order to the end, and to its start."""
+    [run] = lab.ordered([f"bootstrap-server/{NAME}"])
+    ordered = moment(run, "created")
+    return {
+        "seconds": moment(run, "end_time") - ordered,
+        "to_start": moment(run, "start_time") - ordered,
+    }
+
+
+def asked(lab: Lab, action: Callable[[], object]) -> dict[str, int]:
+    """Google's APIs meanwhile: requests, those that change something, and those that are made twice."""
+    before = len(lab.requests())
+    action()
+    new = [each for each in lab.requests()[before:] if each["method"] != "iap.tunnel"]
+    counts = Counter((each["method"], each["request"]) for each in new)
+    writes = [each for each in new if str(each["method"]).rpartition(".")[2] not in READS]
+    return {
+        "requests": len(new),
+        "writes": len(writes),
+        "twice": sum(count - 1 for count in counts.values()),
+    }
+
+
+def round_trips(lab: Lab, action: Callable[[], object]) -> int:
+    """How often the machine was asked over SSH meanwhile: sudo writes each into its journal."""
+    count = "journalctl --quiet _COMM=sudo --grep COMMAND= | wc -l"
+    before = int(lab.root(count))
+    action()
+    return int(lab.root(count)) - before
+
+
+@contextmanager
+def polled(found: list[float]) -> Iterator[None]:
+    """Meanwhile the server is asked on its machine; the longest gap is added to ``found``."""
+    command = [sys.executable, "-m", "rehearsal", "root", NAME, "--", "python3", "-c", POLL]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(2)  # until it polls
+        yield
+        time.sleep(1)
+        found.append(float(process.communicate(timeout=60)[0]))
+
+
+def restarts(lab: Lab, rounds: int) -> dict[str, list[float]]:
+    """Seconds without a good answer: of a bootstrap with a changed setting, of systemctl alone."""
+    found: dict[str, list[float]] = {"bootstrap": [], "systemctl": []}
+    spec = lab.spec
+    for number in range(rounds):
+        with polled(found["bootstrap"]):
+            lab.write([{**spec, "server": {"events_days": 8 + number}}])
+            ours(lab, "bootstrap")
+        with polled(found["systemctl"]):
+            lab.root("systemctl restart prefect-server")
+            time.sleep(15)
+    lab.write([spec])
+    ours(lab, "bootstrap")
+    return found
+
+
+def self_check(lab: Lab, runs: int) -> Json:
+    """CPU seconds through the worker, an empty flow's too, wall seconds, and the worker's memory."""
+    with follow.api(story.reach(ROOT), lab.auth) as client:
+        soak.deploy_empty(client)
+        empty, whole = (soak.cost(client, each) for each in (soak.EMPTY, soak.HEALTH))
+        wall = [soak.once(client)[0] for _ in range(runs)]
+        sample, _ = soak.measure(0, time.monotonic(), [], 0.0, 0)
+    laptop.TUNNEL.end()
+    return {
+        "cpu_seconds": whole,
+        "cpu_seconds_of_an_empty_flow": empty,
+        "wall_seconds": statistics.median(wall),
+        "worker_mb": sample.worker_mb,
+        "server_mb": sample.server_mb,
+    }
+
+
+def imports(tries: int) -> dict[str, float]:
+    """Seconds, on the median: of Prefect alone, and of each module beyond that."""
+
+    def seconds(lines: str) -> float:
+        done = timed(sys.executable, "-c", IMPORT.format(lines), cwd=ROOT).well()
+        return float(done.output)
+
+    def beyond(module: str) -> float:
+        both = f"{PREFECT}; began = time.perf_counter(); import flows.{module}"
+        return statistics.median(seconds(both) for _ in range(tries))
+
+    alone = statistics.median(seconds(PREFECT) for _ in range(tries))
+    return {"prefect": alone, **{module: beyond(module) for module in MODULES}}
+
+
+# Many servers
+
+
+def fleet(lab: Lab) -> Json:
+    """Bootstraps of 1, 2, 4 and 8 servers from nothing, by the worker; then checks and reruns, each
+    in one process. Seconds in all."""
+    lab.fresh()
+    first(lab)
+    names, bootstraps = list(FLEET), {}
+    memory: Json = {}
+    for count in (1, 2, 4, 8):
+        group, names = names[:count], names[count:]
+        began = time.monotonic()
+        with weighed(memory):  # the last are the eight
+            lab.ordered([f"bootstrap-server/{name}" for name in group])
+        bootstraps[str(count)] = time.monotonic() - began
+        print(f"{count} servers: {bootstraps[str(count)]:.1f} s", flush=True)
+    every = [NAME, *FLEET]
+    checks = {str(count): ours(lab, "drift", every[:count]) for count in (1, 4, 16)}
+    again = {str(count): ours(lab, "bootstrap", every[:count]) for count in (1, 8)}
+    return {"bootstrap": bootstraps, "check": checks, "again": again, "worker_mb": memory}
+
+
+@contextmanager
+def weighed(found: Json) -> Iterator[None]:
+    """``found`` gets the most memory in MB, meanwhile, of the laptop's worker alone and with all that
+    it runs (proportional: what processes share is counted once)."""
+    over = threading.Event()
+
+    def watch() -> None:
+        group = Cgroup(f"laptop-{laptop.WORKER.name}")
+        while not over.wait(1):
+            sizes = {each: _pss(each) for each in group.processes()}
+            [worker] = [int((laptop.FOLDER / "worker.pid").read_text())]
+            found["worker"] = max(found.get("worker", 0.0), sizes.get(worker, 0.0))
+            found["all"] = max(found.get("all", 0.0), sum(sizes.values()))
+
+    thread = threading.Thread(target=watch)
+    found.clear()
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _pss(process: int) -> float:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0.0
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
