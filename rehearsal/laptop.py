@@ -177,8 +177,9 @@ def enter() -> None:
     """Make this process, and what it starts, one of the laptop: in the cloud's view, with its
     credentials, and with the laptop's Prefect, which need not answer yet."""
     kept = {k: v for k, v in host.environment().items() if not k.startswith("PREFECT_")}
+    own = {**kept, **settings(), "PREFECT_API_URL": f"{planned()}/api"}
     os.environ.clear()
-    os.environ.update({**kept, **settings(), "PREFECT_API_URL": f"{planned()}/api"})
+    os.environ.update(own)
     host.enter()
 
 

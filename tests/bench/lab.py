@@ -36,6 +36,7 @@ DEPLOYED = (
     "flows.drift.check_drift",
 )
 EMPTY = [
+    r"\connect postgres",
     f'DROP DATABASE IF EXISTS "{config.DATABASE_NAME}" WITH (FORCE)',
     f'CREATE DATABASE "{config.DATABASE_NAME}" OWNER "{config.DATABASE_ROLE}"',
 ]

@@ -85,6 +85,7 @@ def ended(lab: FaultyLab, wanted: ServerSpec) -> BootstrapError | None:
     return None
 
 
+@pytest.mark.timeout(600)  # a minute, where nobody else is at work
 @settings(
     max_examples=1000,
     deadline=None,
