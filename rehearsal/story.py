@@ -89,7 +89,11 @@ def _bootstrapped(client: httpx.Client, url: str, auth: str, checkout: Path) -> 
             "seconds": round(seconds, 1),
             "resources": [_resource(row) for row in rows],
         },
-        "self_check": {"state": health["name"], "scheduled": True},
+        "self_check": {
+            "state": health["name"],
+            "message": health["message"],
+            "scheduled": True,
+        },
         "drift": {"state": _follow(client, drift[0], DRIFT, DRIFT_SECONDS)},
         "urls": {"laptop": url, "server": server},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from typing import Any
 
@@ -54,10 +55,31 @@ def test_every_run_sees_a_scheduled_self_check_and_no_drift(
 ) -> None:
     for report in (story.first, again):
         assert report["self_check"]["scheduled"]
-        # Degraded: the machine's load is the host's, where other tests run.
-        assert report["self_check"]["state"] in {"Completed", "Degraded"}
+        assert only_slow(report["self_check"]), report["self_check"]
         assert report["drift"] == {"state": "Unchanged"}
         assert 0 < report["bootstrap"]["seconds"] < report["seconds"]
+
+
+def only_slow(check: dict[str, Any]) -> bool:
+    """Whether a self-check found no fault, but perhaps that its host is busy, with other tests."""
+    if check["state"] == "Completed":
+        return True
+    figures = "machine: load|API: answer time|database: answer"
+    faults = check["message"].split("; ")
+    return all(re.match(rf"degraded: ({figures}): ", fault) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "slow"),
+    [
+        ("Completed", "All 30 figures are healthy.", True),
+        ("Degraded", "degraded: machine: load: 5 a CPU (bound: at most 4 a CPU).", True),
+        ("Degraded", "degraded: machine: disk: 5 % free (bound: at least 10 % free).", False),
+        ("Unhealthy", "unhealthy: API: answer time: 11 s; degraded: machine: load: 5 a CPU", False),
+    ],
+)
+def test_a_busy_host_is_no_fault(state: str, message: str, slow: bool) -> None:
+    assert only_slow({"state": state, "message": message}) == slow
 
 
 def test_both_servers_stay_up_where_status_says(story: Story) -> None:
