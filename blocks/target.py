@@ -5,7 +5,10 @@ and what it should be, is the spec's to say.
 """
 
 import re
+from contextlib import suppress
+from functools import partial
 from textwrap import fill
+from threading import Lock
 
 from cryptography.hazmat.primitives import serialization as ssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,9 +22,11 @@ from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_v
 from blocks.compute import Compute, Run
 from blocks.iap import SCOPE
 from blocks.unreached import Tunnel
-from flows.errors import Final, Unreachable
+from flows.errors import BootstrapError, Final, Unreachable
 
 _FIRST, _LAST = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+TOKEN_SECONDS = 20.0
+"""For Google to give an access token."""
 _WRITE = (
     "write an OpenSSH private key without a passphrase: "
     "ssh-keygen -t ed25519 -N '' -f key, then paste the content of the file key"
@@ -65,6 +70,7 @@ class ServerTarget(Block):
         "where the flows run (gcloud auth login); it gets no secret from here.",
     )
     _account: Credentials | None = PrivateAttr(default=None)
+    _alone: Lock = PrivateAttr(default_factory=Lock)
 
     @field_validator("ssh_private_key")
     @classmethod
@@ -88,7 +94,13 @@ class ServerTarget(Block):
 
     def compute(self, project: str, run: Run) -> Compute:
         """A client of the Compute API, for one thread. ``run``: whom its request ids belong to."""
-        return Compute.connect(self.account(), project, run)
+        with self._alone:
+            first = self._account is None
+            account = self.account()
+            if first:  # or each of the threads would ask for a token
+                with suppress(BootstrapError):  # whose requests try again, and say why
+                    self.token()
+        return Compute.connect(account, project, run)
 
     def account(self) -> Credentials:
         """The account, one for all clients, so that they share its token. Raises Final."""
@@ -109,7 +121,8 @@ class ServerTarget(Block):
         account = self.account()
         try:
             if not account.valid:
-                account.refresh(Request())  # type: ignore[no-untyped-call] # as above
+                request = partial(Request(), timeout=TOKEN_SECONDS)
+                account.refresh(request)  # type: ignore[no-untyped-call] # as above
         except GoogleAuthError as error:
             raise _refused(error) from error
         return str(account.token)

@@ -6,6 +6,7 @@ Several servers go side by side in one process, for Prefect takes a second to im
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,11 +67,13 @@ def status(found: Sequence[Ended], codes: Mapping[str, int]) -> int:
 
 
 def explained(main: Callable[[], int]) -> int:
-    """The exit status of ``main``; an error is a line, and 1."""
+    """The exit status of ``main``, with which the process ends; an error is a line, and 1."""
     try:
         return main()
     except httpx.HTTPError as error:
         print(f"Prefect does not answer ({error}): set PREFECT_API_URL", file=sys.stderr)
     except (BootstrapError, OSError) as error:
         print(error, file=sys.stderr)
+    finally:
+        gc.freeze()  # Python would look for garbage in all that was imported: most of a second
     return 1

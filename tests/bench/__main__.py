@@ -63,6 +63,7 @@ def ours(lab: Lab, seconds: Seconds) -> None:
     for _ in range(AGAIN):
         add(seconds, OURS, "again", measures.ours(lab, "bootstrap"))
         add(seconds, OURS, "check", measures.ours(lab, "drift"))
+        add(seconds, OURS, "empty flow", measures.empty(lab))
         run = lab.last("check-drift")
         add(seconds, OURS, "check's flow", moment(run, "end_time") - moment(run, "start_time"))
 

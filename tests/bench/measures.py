@@ -25,6 +25,17 @@ MODULES = ("bootstrap", "drift", "preflight", "outside", "health", "connect")
 PREFECT = "from prefect import State, flow, get_run_logger, task"
 """What every flow's file begins with."""
 IMPORT = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
+EMPTY = """
+from prefect import flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+@flow
+def empty():
+    pass
+
+with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    empty()
+"""
 # Prints the seconds for which 4200 gave no good answer: the longest time between two, until stdin ends.
 POLL = """
 import select, sys, time, urllib.request
@@ -46,6 +57,12 @@ def ours(lab: Lab, module: str, names: Sequence[str] = (NAME,)) -> float:
     """Seconds of ``python -m flows.…`` for servers, a whole process."""
     command = (sys.executable, "-m", f"flows.{module}", "--server", *names)
     return timed(*command, cwd=lab.folder).well().seconds
+
+
+def empty(lab: Lab) -> float:
+    """Seconds of a process that runs a flow of Prefect's that does nothing."""
+    (lab.folder / "empty.py").write_text(EMPTY)
+    return timed(sys.executable, "empty.py", cwd=lab.folder).well().seconds
 
 
 def first(lab: Lab) -> Json:

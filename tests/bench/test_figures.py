@@ -15,6 +15,7 @@ FAST = {
     "again": [2.0],
     "check": [2.0],
     "check's flow": [0.9],
+    "empty flow": [1.0],
 }
 SLOW = {"first": [20.0], "again": [6.0], "check": [7.0]}
 NEAR = {"ours": FAST, "raw.sh": {"first": [11.5]}, "pyinfra": SLOW, "Ansible": SLOW}

@@ -1,6 +1,7 @@
 """ServerTarget: its key, its clients, and Prefect's own suite for blocks."""
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -122,6 +123,21 @@ def test_a_token_is_used_until_it_is_about_to_expire(
     monkeypatch.setattr(Google, "seconds", seconds)
     target = of(google)
     assert [target.token(), target.token()] == ["token-1", second]
+
+
+def test_clients_of_many_threads_ask_for_one_token(google: dict[str, Any]) -> None:
+    target = of(google)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: target.compute("my-project-123", Run(uuid4())), range(4)))
+    assert target.account().token == "token-1"
+    assert Google.given == 1
+
+
+def test_a_client_of_an_account_without_a_token_says_so_when_it_asks(
+    google: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Google, "status", 400)
+    assert of(google).compute("my-project-123", Run(uuid4())).project == "my-project-123"
 
 
 def test_default_credentials_from_a_key_file_get_the_scope_they_lack(

@@ -181,10 +181,10 @@ INSIDE = (
     ailment("a clock that is off", sql(SKEWED), named="machine: clock", lift=(sql("ALTER ROLE prefect RESET search_path; DROP SCHEMA skewed CASCADE"),)),
     # The machine
     ailment("a full disk", root(FULL), named="machine: disk", lift=(root("rm /var/full"),)),
-    ailment("a hog that the kernel kills", root(HOG), named="machine: killed for memory"),
+    ailment("a hog that the kernel kills", root(HOG), named="machine: killed for memory", more=True),
     ailment("a unit that failed", root("systemd-run --quiet --unit=ill --wait false || true"), named="machine: failed units", lift=(root("systemctl reset-failed ill"),)),
-    ailment("a killed worker", killed(WORKER, "KILL"), named="machine: restarts of prefect-worker.service"),
-    ailment("a killed server", killed(SERVER, "KILL"), named="machine: restarts of prefect-server.service"),
+    ailment("a killed worker", killed(WORKER, "KILL"), named="machine: restarts of prefect-worker.service", more=True),
+    ailment("a killed server", killed(SERVER, "KILL"), named="machine: restarts of prefect-server.service", more=True),
     ailment("a worker that is not started at boot", root("systemctl disable --quiet prefect-worker"), named="drift: service prefect-worker: at boot", lift=(root("systemctl enable --quiet prefect-worker"),)),
     ailment("an edited unit", root(f"echo '# by hand' >> {WORKER_UNIT}"), named=f"drift: file {WORKER_UNIT}: content, drift: service prefect-worker: configuration", lift=(root(f"sed -i '$d' {WORKER_UNIT}; systemctl daemon-reload; systemctl restart prefect-worker"),)),
     ailment("a prefect.toml that all may read", root(f"chmod 644 {TOML}"), named=f"drift: file {TOML}: mode", lift=(root(f"chmod 600 {TOML}"),)),
