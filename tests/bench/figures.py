@@ -84,7 +84,7 @@ def _once(found: Json) -> list[Figure]:
     slowest = max(modules, key=lambda name: modules[name])
     shown = f"first {requests['first']['requests']}, rerun {again['requests']}, check {checked['requests']}"
     return [
-        Figure("requests of Google", f"{shown}; of the rerun's, {again['writes']} write, {again['twice']} come twice", "no write, none twice", needless, 1.0, 0.0),
+        Figure("requests of Google", f"{shown}; of the rerun's, {again['writes']} write, {again['twice']} come twice (and {again['of_google_auth']} of google-auth's own)", "no write, none twice", needless, 1.0, 0.0),
         Figure("drift check, SSH", f"{trips} round trip", "one", trips, 1.0, 1.0),
         Figure("self-check, CPU", f"{cpu:.1f} s beyond an empty flow's {check['cpu_seconds_of_an_empty_flow']:.1f}; {check['wall_seconds']:.1f} s in all; the worker {check['worker_mb']:.0f} MB", f"≤ {CPU:.0f} s", cpu, 1.0, CPU),
         Figure("restart gap", f"{ours:.1f} s; systemctl restart {alone:.1f}", "≤ 1.0 × systemctl", ours, 1.0, alone),

@@ -27,9 +27,9 @@ FOUND: dict[str, Any] = {
     "near": NEAR,
     "far": copy.deepcopy(NEAR),
     "requests": {
-        "first": {"requests": 40, "writes": 12, "twice": 9},
-        "again": {"requests": 9, "writes": 0, "twice": 0},
-        "check": {"requests": 9, "writes": 0, "twice": 0},
+        "first": {"requests": 40, "writes": 12, "twice": 9, "of_google_auth": 3},
+        "again": {"requests": 9, "writes": 0, "twice": 0, "of_google_auth": 3},
+        "check": {"requests": 9, "writes": 0, "twice": 0, "of_google_auth": 3},
     },
     "round_trips": 1,
     "restart": {"bootstrap": [5.0, 4.0, 9.0], "systemctl": [5.1]},
