@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import flow_run
 
@@ -19,7 +20,7 @@ from blocks.iap import IapTarget
 from blocks.secrets import Secrets, load_block
 from blocks.shell import Command, Result
 from blocks.ssh import SshShell
-from flows.errors import BootstrapError
+from flows.errors import BootstrapError, Unreachable
 from flows.resources.instance import Instance
 from flows.spec import ServerSpec
 
@@ -37,8 +38,8 @@ ANSWER = 20.0
 class Reach:
     """Ways to the server of a spec; a context that closes what it opened.
 
-    It is a Shell. ``waits``: the machine may still boot; otherwise one failure to connect is
-    remembered, and is the answer to every later command.
+    It is a Shell. ``waits``: machine and server may still start; otherwise one failure to connect is
+    remembered, and is the answer to every later command or request.
     """
 
     spec: ServerSpec
@@ -52,6 +53,7 @@ class Reach:
     _over: int = 0
     """The connection that the client goes through."""
     _failure: BootstrapError | None = None
+    _silence: Unreachable | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +89,7 @@ class Reach:
 
     def api(self) -> SyncPrefectClient:
         """A client of the new server, through the machine's loopback; another one after a restart
-        of the machine, which ends every connection to it."""
+        of the machine, which ends every connection to it. Raises Unreachable."""
         connection = self.ssh().connection()
         if self._api is None or connection != self._over:
             self._over = connection
@@ -95,7 +97,20 @@ class Reach:
             url = f"http://127.0.0.1:{port}/api"
             client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)
             self._api = self._open.enter_context(client)
+            self._silence = None if self.waits else self._silent(url)
+        if self._silence and not self.waits:
+            raise self._silence
         return self._api
+
+    def _silent(self, url: str) -> Unreachable | None:
+        """What keeps the server from answering. Prefect's client would try again, for every request."""
+        try:
+            httpx.get(f"{url}/health", timeout=IMPATIENCE, trust_env=False)
+        except httpx.TransportError as error:
+            said = str(error).rstrip(".") or type(error).__name__
+            repair = f"On {self.spec.name}: journalctl --unit prefect-server"
+            return Unreachable(f"the server does not answer: {said}.", repair=repair)
+        return None
 
     def _shell(self) -> SshShell:
         spec = self.spec

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Self, cast
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -14,7 +16,7 @@ from blocks.compute import Run
 from blocks.ssh import SshShell
 from blocks.target import ServerTarget
 from blocks.unreached import HostKeyMismatch, NotBooted
-from flows.errors import BootstrapError
+from flows.errors import BootstrapError, Unreachable
 from flows.reach import Reach
 from tests.flows.paper_world import CLOUD, SECRETS, World, empty
 from tests.flows.test_compute_resources import VM, spec
@@ -87,3 +89,44 @@ def test_one_failure_to_connect_answers_for_all_unless_it_may_still_boot(
         with pytest.raises(type(error)):
             ways.run([])
     assert len(asked) == times
+
+
+class Deaf(SshShell):
+    """A connection over which nothing answers on the server's port."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def connection(self) -> int:
+        return 1
+
+    @contextmanager
+    def forward(self, port: int, local: int = 0) -> Iterator[int]:
+        yield 1  # nobody listens there
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_server_that_does_not_answer_is_asked_once_unless_it_may_still_start(
+    waits: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get(url: str, **options: Any) -> httpx.Response:
+        asked.append(url)
+        return httpx.Client(trust_env=False).get(url, timeout=options["timeout"])
+
+    monkeypatch.setattr("flows.reach.httpx.get", get)
+    monkeypatch.setattr("flows.reach.SshShell", Deaf)
+    with reach(world, waits=waits) as ways:
+        for _ in range(3):
+            if waits:
+                ways.api()
+            else:
+                with pytest.raises(Unreachable, match=r"does not answer: .*journalctl"):
+                    ways.api()
+        assert len(asked) == (0 if waits else 1)
+        ways.waits = True  # as when a plan is over, and the server is about to be started
+        ways.api()
