@@ -152,9 +152,9 @@ class Server:
         return [
             of.Answers(api, self.spec.prefect.version, self._settings()),
             of.WorkPool(api, POOL),
+            check,  # soon: it takes the server's scheduler seconds to make a run
             automation.zombies(api, silence=3 * HEARTBEAT_SECONDS),
             automation.strays(api, self.spec.name, seconds=HEARTBEAT_SECONDS),
-            check,
             of.Worker(api, POOL, self.spec.name),
             made.SelfCheck(check),
         ]
