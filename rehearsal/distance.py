@@ -11,7 +11,8 @@ import asyncio
 import socket
 from dataclasses import dataclass
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+from rehearsal.relay import Streams
+
 HANDSHAKES = 3
 """Of TCP, TLS 1.3 and the websocket."""
 CHUNK = 1 << 14

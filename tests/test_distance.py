@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rehearsal.distance import CARRIED, HANDSHAKES, Distance, Streams
+from rehearsal.distance import CARRIED, HANDSHAKES, Distance
+from rehearsal.relay import Streams
 
 FAR = Distance(round_trip=0.1, rate=1e6)
 DATA = random.Random(1).randbytes(300_000)  # noqa: S311 - not a secret

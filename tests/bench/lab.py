@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -204,4 +204,4 @@ def _prepared(lab: Lab) -> Lab:
     lab.cloud.run(*network)
     auth = story.prepare(lab.client, lab.folder)
     prepare(lab.cloud, lab.url, FLEET)
-    return Lab(lab.cloud, lab.client, lab.url, lab.folder, auth)
+    return replace(lab, auth=auth)

@@ -195,7 +195,7 @@ def weighed(found: Json) -> Iterator[None]:
         group = Cgroup(f"laptop-{laptop.WORKER.name}")
         while not over.wait(1):
             sizes = {each: _pss(each) for each in group.processes()}
-            [worker] = [int((laptop.FOLDER / "worker.pid").read_text())]
+            worker = int((laptop.FOLDER / "worker.pid").read_text())
             found["worker"] = max(found.get("worker", 0.0), sizes.get(worker, 0.0))
             found["all"] = max(found.get("all", 0.0), sum(sizes.values()))
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ import httpx
 
 from rehearsal import follow, laptop
 from rehearsal.errors import Json
+from tests.conftest import Cloud
 
 NAME = "prefect-1"
 HEALTH, BOOTSTRAP = f"check-health/{NAME}", f"bootstrap-server/{NAME}"
@@ -96,8 +95,7 @@ class Sample:
 
 
 def rehearsal(*argv: str) -> str:
-    command = [sys.executable, "-m", "rehearsal", *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return Cloud().ctl(*argv).stdout
 
 
 def measure(
