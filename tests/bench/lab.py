@@ -31,6 +31,8 @@ NAME = "prefect-1"
 FLEET = [f"prefect-{number}" for number in range(2, 17)]
 LONGEST = 900.0
 """Seconds for anything that is timed."""
+CONNECTIONS = 500
+"""PostgreSQL's own 100 are not enough for sixteen servers, each of which may hold fifteen."""
 DEPLOYED = (
     "flows.bootstrap.bootstrap_server",
     "flows.drift.check_drift",
@@ -200,6 +202,8 @@ def _prepared(lab: Lab) -> Lab:
         "database_url_secret": {"block": "prefect-database-url"},
     }
     lab.write([first, *(spec_of(name, first) for name in FLEET)])
+    sql(lab.cloud, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
+    lab.cloud.ctl("database", "restart")
     network = ("gcloud", "compute", "networks", "create", "fleet", "--subnet-mode=custom")
     lab.cloud.run(*network)
     auth = story.prepare(lab.client, lab.folder)
