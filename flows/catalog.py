@@ -86,7 +86,7 @@ class Server:
         so a sudoers file that allows just that allows everything. Nor are their names listed in
         sshd's settings: with a new one in ``ServerTarget``, nobody could log in to change the list.
         """
-        place, own = self.place, f"{USER}:{USER}"
+        own = f"{USER}:{USER}"
         journald = (("systemctl", "restart", "systemd-journald.service"),)
         sshd = _template("sshd.conf")
         packages, wheels = self.sources()
@@ -99,9 +99,7 @@ class Server:
             Directory(SERVER, "700", own),
             Directory(WORKER, "700", own),
             *wheels,
-            place.uv,
-            WorkerEnvironment(place),
-            *self.beside(),
+            *(kind for kinds in self.beside().values() for kind in kinds),
             Directory("/etc/systemd/journald.conf.d"),
             File(
                 "/etc/systemd/journald.conf.d/prefect.conf",
@@ -119,9 +117,13 @@ class Server:
             File(f"{UNITS}/prefect-worker.service", self._unit("worker", WORKER)),
         ]
 
-    def beside(self) -> list[MachineKind]:
-        """What of the machine is made while the database is looked at and migrated."""
-        return [Tool(self.place), OwnPackage(self.place)]
+    def beside(self) -> dict[str, list[MachineKind]]:
+        """What of the machine is made while others are, by the stage that needs it."""
+        place = self.place
+        return {
+            "database": [place.uv, WorkerEnvironment(place)],
+            "prefect": [Tool(place), OwnPackage(place)],
+        }
 
     def database(self) -> list[MachineKind]:
         """PostgreSQL as the machine sees it, through the Prefect of the worker's environment."""

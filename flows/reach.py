@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
@@ -54,6 +55,7 @@ class Reach:
     """The connection that the client goes through."""
     _failure: BootstrapError | None = None
     _silence: Unreachable | None = None
+    _alone: RLock = field(default_factory=RLock)
 
     def __enter__(self) -> Self:
         return self
@@ -77,30 +79,32 @@ class Reach:
 
     def ssh(self) -> SshShell:
         """The connection to the machine. Raises Unreachable, Final."""
-        if self._failure and not self.waits:
-            raise self._failure
-        if self._ssh is None:
-            try:
-                self._ssh = self._open.enter_context(self._shell())
-            except BootstrapError as error:
-                self._failure = error
-                raise
-        return self._ssh
+        with self._alone:
+            if self._failure and not self.waits:
+                raise self._failure
+            if self._ssh is None:
+                try:
+                    self._ssh = self._open.enter_context(self._shell())
+                except BootstrapError as error:
+                    self._failure = error
+                    raise
+            return self._ssh
 
     def api(self) -> SyncPrefectClient:
         """A client of the new server, through the machine's loopback; another one after a restart
         of the machine, which ends every connection to it. Raises Unreachable."""
-        connection = self.ssh().connection()
-        if self._api is None or connection != self._over:
-            self._over = connection
-            port = self._open.enter_context(self.ssh().forward(self.spec.server.port))
-            url = f"http://127.0.0.1:{port}/api"
-            client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)
-            self._api = self._open.enter_context(client)
-            self._silence = None if self.waits else self._silent(url)
-        if self._silence and not self.waits:
-            raise self._silence
-        return self._api
+        with self._alone:
+            connection = self.ssh().connection()
+            if self._api is None or connection != self._over:
+                self._over = connection
+                port = self._open.enter_context(self.ssh().forward(self.spec.server.port))
+                url = f"http://127.0.0.1:{port}/api"
+                client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)
+                self._api = self._open.enter_context(client)
+                self._silence = None if self.waits else self._silent(url)
+            if self._silence and not self.waits:
+                raise self._silence
+            return self._api
 
     def _silent(self, url: str) -> Unreachable | None:
         """What keeps the server from answering. Prefect's client would try again, for every request."""

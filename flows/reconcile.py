@@ -10,7 +10,9 @@ defaults never show as drift.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,6 +21,8 @@ from flows.errors import DidNotConverge
 
 Value = str | int | float | bool | tuple[str, ...] | None
 State = Mapping[str, Value]
+SIDE_BY_SIDE = 4
+"""Reads at once."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def shown(value: Value) -> str:
 
 
 K = TypeVar("K")
+T = TypeVar("T")
 D = TypeVar("D", bound=Described)
 
 
@@ -151,19 +156,21 @@ class Batch(Generic[K]):
         index = self._index(thing)
         with self._alone:
             if index not in self._known:
-                wanted = {
-                    i: other
-                    for i, (group, other) in enumerate(self._things)
-                    if i >= index and i not in self._known
-                    if group == self._things[index][0] or not self._changed
-                }
-                answers = self._read(list(wanted.values()))
-                self._known |= dict(zip(wanted, answers, strict=True))
+                self._fill(
+                    i
+                    for i, (group, _) in enumerate(self._things)
+                    if i >= index and (group == self._things[index][0] or not self._changed)
+                )
             answer = self._known[index]
             if isinstance(answer, Exception):
                 del self._known[index]
                 raise answer
             return answer
+
+    def ahead(self) -> None:
+        """Read all of it, for those who ask later. Raises what keeps anything from being read."""
+        with self._alone:
+            self._fill(range(len(self._things)))
 
     def forget(self, thing: K | None = None) -> None:
         """Read again after a change: one thing, or all of them."""
@@ -183,6 +190,13 @@ class Batch(Generic[K]):
         """Somebody has just read it."""
         with self._alone:
             self._known[self._index(thing)] = answer
+
+    def _fill(self, indices: Iterable[int]) -> None:
+        wanted = [index for index in indices if index not in self._known]
+        if not wanted:
+            return
+        answers = self._read([self._things[index][1] for index in wanted])
+        self._known |= dict(zip(wanted, answers, strict=True))
 
     def _index(self, thing: K) -> int:
         return next(i for i, (_, other) in enumerate(self._things) if other == thing)
@@ -220,10 +234,21 @@ def remembered(resources: Sequence[Resource]) -> list[Remembered]:
     """The resources; what one changes may matter to all the others."""
 
     def read(wanted: Sequence[Resource]) -> list[State | Exception | None]:
-        return [_read(each) for each in wanted]
+        return side_by_side(_read, wanted)
 
     batch = Batch([[each] for each in resources], read)
     return [Remembered(each, batch) for each in resources]
+
+
+def side_by_side(call: Callable[[K], T], things: Sequence[K]) -> list[T]:
+    """What the call gives for each thing, of some at once, each in the context we are in. Whoever
+    interrupts it does not wait for those under way."""
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="read")
+    try:
+        futures = [pool.submit(copy_context().run, call, thing) for thing in things]
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(resource: Resource) -> State | Exception | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +22,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from flows.catalog import STAGES, Server
 from flows.errors import BootstrapError, NeedsReplacement, Transient, Unreachable
 from flows.reach import Reach
-from flows.reconcile import Change, Outcome, Resource, reconcile, remembered
+from flows.reconcile import Batched, Change, Outcome, Resource, reconcile, remembered
 from flows.resources.compute import bound, cloud_resources
 from flows.resources.instance import Instance
 from flows.resources.shell import on_machine
@@ -34,12 +37,13 @@ PASSING = (Transient, httpx.TransportError)
 class Step:
     """A resource in its stage.
 
-    ``beside``: nothing before the last stage waits for it. ``hosts``: the later stages are on it.
+    ``beside``: the stage before which nothing waits for it; empty: what follows does. ``hosts``: the
+    later stages are on it.
     """
 
     stage: str
     resource: Resource
-    beside: bool = False
+    beside: str = ""
     hosts: bool = False
 
 
@@ -94,7 +98,7 @@ def steps(server: Server, reach: Reach) -> list[Step]:
     asked = remembered([*own, *server.notifications(reach.api, this_server)])
     there = on_machine(reach, machine, database, services, upon=asked[0].batch)
     kinds = cloud_resources(server.spec, reach.target.public_key)
-    beside = {kind.name for kind in server.beside()}
+    beside = {kind.name: stage for stage, kinds in server.beside().items() for kind in kinds}
     host = next(kind.name for kind in kinds if isinstance(kind, Instance))
     on, after = len(machine), len(machine) + len(database)
     running, worker = there[after:]
@@ -106,7 +110,7 @@ def steps(server: Server, reach: Reach) -> list[Step]:
         [running, *first, worker, online, check, *asked[len(own) :]],
     )
     return [
-        Step(stage, resource, resource.name in beside, resource.name == host)
+        Step(stage, resource, beside.get(resource.name, ""), resource.name == host)
         for stage, resources in zip(STAGES, by_stage, strict=True)
         for resource in resources
     ]
@@ -123,14 +127,30 @@ def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[D
     What is on a machine that is not there, or not running, is not looked at, nor when it is ``away``
     for another reason.
     """
+    *_, last = None, *(step for step in todo if step.stage == STAGES[0])
     # Prefect's client would ask a server that is down for a minute, for every resource anew.
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}), ExitStack() as ahead:
         for step in todo:
             if away and step.stage != STAGES[0]:
                 yield Done(step, 0.0, error=away)
                 continue
             yield (done := _done(step, partial(_taken, step, apply=False)))
             away = away or _away(done)
+            if step is last and not away:
+                ahead.enter_context(_read_ahead(todo))
+
+
+@contextmanager
+def _read_ahead(todo: Sequence[Step]) -> Iterator[None]:
+    """Meanwhile all batches are read, side by side: where nothing is changed, none waits for another."""
+    batches = {id(r.batch): r.batch for r in (s.resource for s in todo) if isinstance(r, Batched)}
+    pool = ThreadPoolExecutor(len(batches) or 1, thread_name_prefix="ahead")
+    for batch in batches.values():
+        pool.submit(copy_context().run, batch.ahead)
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def unsettled(looked: Sequence[Done], leave: Leave) -> bool:
@@ -145,7 +165,7 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
     """Make every resource what it should be, but for the changes to ``leave``, in order. The first
     failure ends it, for what follows needs it.
 
-    The steps that go beside the others do so, one after the other.
+    The steps that go beside the others do so, one after the other, until a stage needs them.
     """
     waiting: list[tuple[Step, PrefectFuture[Taken]]] = []
     away: Unreachable | None = None
@@ -158,10 +178,10 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
             before = [future for _, future in waiting]
             waiting.append((step, take.submit(return_state=False, wait_for=before)))
             continue
-        if step.stage == STAGES[-1] and waiting:
-            ended = [_done(step, future.result) for step, future in waiting]
-            waiting.clear()
-            yield from ended
+        due = [each for each in waiting if _before(each[0].beside, step.stage)]
+        if due:
+            waiting = [each for each in waiting if each not in due]
+            yield from (ended := [_done(each, future.result) for each, future in due])
             if any(done.error for done in ended):
                 return
         yield (done := _done(step, take))
@@ -169,6 +189,10 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
             break
         away = away or _away(done)
     yield from (_done(step, future.result) for step, future in waiting)
+
+
+def _before(stage: str, other: str) -> bool:
+    return STAGES.index(stage) <= STAGES.index(other)
 
 
 def _away(done: Done) -> Unreachable | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from blocks.compute import Compute, Json
 from flows.permissions import ACT_AS, NARROW, permissions, shared
+from flows.reconcile import SIDE_BY_SIDE
 from flows.resources.account import Account
-from flows.resources.compute import SIDE_BY_SIDE
 from flows.resources.network import Network, Subnet
 from flows.spec import ServerSpec
 

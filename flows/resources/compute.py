@@ -14,7 +14,7 @@ from typing import Any
 
 from blocks.compute import Compute
 from flows.errors import BootstrapError, NeedsReplacement
-from flows.reconcile import Batch, Batched, Change, Resource, State
+from flows.reconcile import SIDE_BY_SIDE, Batch, Batched, Change, Resource, State
 from flows.resources.account import Account
 from flows.resources.disk import Disk
 from flows.resources.exposure import Exposure
@@ -24,9 +24,6 @@ from flows.resources.kind import Kind
 from flows.resources.network import Network, Subnet
 from flows.resources.router import routers
 from flows.spec import ServerSpec
-
-SIDE_BY_SIDE = 4
-"""Reads at once; each has a client, which is a connection, of its own."""
 
 
 def cloud_resources(spec: ServerSpec, public_key: str) -> list[Kind]:
@@ -49,6 +46,7 @@ def bound(
     """The kinds as resources that can be reconciled. ``connect`` makes a client for one thread;
     ``upon``: what stands on them, and is to be read again after a change."""
     local = threading.local()
+    # Each thread has a client, which is a connection, of its own.
     pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="cloud")
 
     def client() -> Compute:

@@ -10,7 +10,9 @@ from typing import Any
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
-    DeploymentFilterId,
+    DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateName,
@@ -220,11 +222,10 @@ class SelfCheck:
 
     def _runs(self, *states: str, sort: FlowRunSort = LAST) -> list[FlowRun]:
         """The last runs in these states, or the first."""
-        found = self.deployment.found()
-        if found is None:
-            return []
-        return self.deployment.api().read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])),
+        of = self.deployment
+        return of.api().read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[of.flow])),
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[of.deployment])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(
                     type=FlowRunFilterStateType(any_=[StateType(state) for state in states]),

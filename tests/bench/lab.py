@@ -33,6 +33,8 @@ LONGEST = 900.0
 """Seconds for anything that is timed."""
 CONNECTIONS = 500
 """PostgreSQL's own 100 are not enough for sixteen servers, each of which may hold fifteen."""
+ROOM = ("CPUS=64", "CPUS_ALL_REGIONS=64", "SSD_TOTAL_GB=2000")
+"""A new project's quotas are not enough for them either."""
 DEPLOYED = (
     "flows.bootstrap.bootstrap_server",
     "flows.drift.check_drift",
@@ -204,6 +206,8 @@ def _prepared(lab: Lab) -> Lab:
     lab.write([first, *(spec_of(name, first) for name in FLEET)])
     sql(lab.cloud, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
     lab.cloud.ctl("database", "restart")
+    for quota in ROOM:
+        lab.cloud.ctl("fault", "--quota", quota)
     network = ("gcloud", "compute", "networks", "create", "fleet", "--subnet-mode=custom")
     lab.cloud.run(*network)
     auth = story.prepare(lab.client, lab.folder)

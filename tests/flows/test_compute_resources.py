@@ -15,8 +15,8 @@ from httplib2 import Response
 
 from blocks.compute import ApiError, Compute, DeadlinePassed, Run
 from flows.errors import Final, NeedsReplacement, NotOurs
-from flows.reconcile import Change, Outcome, Resource, reconcile
-from flows.resources.compute import SIDE_BY_SIDE, bound, cloud_resources
+from flows.reconcile import SIDE_BY_SIDE, Change, Outcome, Resource, reconcile
+from flows.resources.compute import bound, cloud_resources
 from flows.spec import OWNER_LABEL, ServerSpec
 from rehearsal.cloud import Cloud
 from rehearsal.collection import Mutated

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Barrier
 
 import httpx
 import pytest
 from prefect import flow
 
 from flows.errors import Final, Unreachable
-from flows.reconcile import Change, State
+from flows.reconcile import Batch, Change, Remembered, Resource, State
 from flows.stages import Done, Leave, Step, look, nothing, settle, unsettled
 from tests.prefect_server import prefect_api
 
@@ -105,22 +106,26 @@ def test_a_run_has_work_where_something_differs_or_could_not_be_looked_at(trace:
 
 
 @pytest.mark.usefixtures("prefect_api")
-def test_what_goes_beside_the_rest_is_awaited_before_the_last_stage(trace: list[str]) -> None:
-    def until_schema() -> None:
-        deadline = time.monotonic() + 30
-        while "schema" not in trace:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+def test_what_goes_beside_the_rest_is_awaited_by_the_stage_that_needs_it(trace: list[str]) -> None:
+    def until(other: str) -> Callable[[], None]:
+        def wait() -> None:
+            deadline = time.monotonic() + 30
+            while other not in trace:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
-    tool = Thing("tool", trace, wait=until_schema)
+        return wait
+
     todo = [
-        Step("machine", tool, beside=True),
-        Step("machine", Thing("package", trace), beside=True),
+        Step("machine", Thing("uv", trace, wait=until("file")), beside="database"),
+        Step("machine", Thing("tool", trace, wait=until("schema")), beside="prefect"),
+        Step("machine", Thing("package", trace), beside="prefect"),
+        Step("machine", Thing("file", trace)),
         Step("database", Thing("schema", trace)),
         Step("prefect", Thing("service", trace)),
     ]
     done = settled(todo)
-    assert trace == ["schema", "tool", "package", "service"]
+    assert trace == ["file", "uv", "schema", "tool", "package", "service"]
     assert words(done) == [f"{name}: changed" for name in trace]
 
 
@@ -134,7 +139,7 @@ def test_the_first_failure_ends_a_run_and_nothing_is_left_going_on(
         for name in ("tool", "schema", "file", "service")
     }
     todo = [
-        Step("machine", things["tool"], beside=True),
+        Step("machine", things["tool"], beside="prefect"),
         Step("database", things["schema"]),
         Step("database", things["file"]),
         Step("prefect", things["service"]),
@@ -169,3 +174,33 @@ def test_a_machine_that_is_left_off_ends_the_run_with_what_starts_it(trace: list
     done = settled(todo, lambda step, _change: step.resource.name == "vm")
     assert words(done) == ["vm: drifted", "rule: changed", "file: failed"]
     assert "bootstrap-server" in str(done[-1].error)
+
+
+def test_the_stages_on_a_machine_are_read_side_by_side_where_nothing_is_changed(
+    trace: list[str],
+) -> None:
+    """Each of the two waits until the other is being read."""
+    both = Barrier(2, timeout=30)
+
+    def there(stage: str) -> Step:
+        def read(things: Sequence[Resource]) -> list[State | Exception | None]:
+            both.wait()
+            return [each.read() for each in things]
+
+        thing = Thing(stage, trace, is_right=True)
+        return Step(stage, Remembered(thing, Batch([[thing]], read)))
+
+    vm = Thing("vm", trace, is_right=True)
+    todo = [Step("cloud", vm, hosts=True), there("machine"), there("prefect")]
+    assert words(list(look(todo))) == ["vm: unchanged", "machine: unchanged", "prefect: unchanged"]
+
+
+def test_what_cannot_be_read_ahead_is_told_where_it_is_asked_for(trace: list[str]) -> None:
+    def read(_things: Sequence[Resource]) -> list[State | Exception | None]:
+        raise Unreachable("no route", repair="wait")
+
+    vm, file = Thing("vm", trace, is_right=True), Thing("file", trace)
+    there = Step("machine", Remembered(file, Batch([[file]], read)))
+    done = list(look([Step("cloud", vm, hosts=True), there]))
+    assert words(done) == ["vm: unchanged", "file: failed"]
+    assert str(done[-1].error) == "no route wait"
