@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from http.client import HTTPException
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import BootstrapError
@@ -155,36 +155,61 @@ class _Backoff:
         return True
 
 
+class _Api:
+    """An API, or a part of it. Each of its parts is made once, for all threads: googleapiclient
+    completes the API's description as it makes them, which is not for two at a time."""
+
+    def __init__(self, part: Any, alone: Lock) -> None:
+        self._part, self._alone = part, alone
+        self._parts: dict[str, _Api] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if not hasattr(found, "__is_resource__"):
+            return found
+        with self._alone:
+            if name not in self._parts:
+                self._parts[name] = _Api(found(), self._alone)
+        return lambda: self._parts[name]
+
+
+@cache
+def described(api: str, version: str) -> Any:
+    """An API of Google as its description has it, whose requests need a connection."""
+    from googleapiclient.discovery import build
+    from googleapiclient.http import build_http
+
+    return _Api(build(api, version, http=build_http(), cache_discovery=False), Lock())
+
+
 @dataclass(frozen=True)
 class Compute:
-    """A client for one project. httplib2 is not thread safe: one client a thread."""
+    """A client for one project, in any thread: each has a connection of its own, for httplib2 is not
+    thread safe. ``connection`` makes one; None is the service's own."""
 
     project: str
     service: Any
     run: Run
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    connection: Callable[[], Any] = lambda: None
+    _here: local = field(default_factory=local, repr=False, compare=False)
 
     @classmethod
     def connect(cls, account: Credentials, project: str, run: Run) -> Compute:
         """A client that acts as the account."""
         from google_auth_httplib2 import AuthorizedHttp
-        from googleapiclient.discovery import build
         from googleapiclient.http import build_http
 
-        http = AuthorizedHttp(account, http=build_http())
-        return cls(project, build("compute", "v1", http=http, cache_discovery=False), run)
+        def connection() -> Any:
+            return AuthorizedHttp(account, http=build_http())
+
+        return cls(project, described("compute", "v1"), run, connection=connection)
 
     @cached_property
     def iam(self) -> Any:
-        """The IAM API, over the same connection."""
-        return self.other("iam", "v1")
-
-    def other(self, api: str, version: str) -> Any:
-        """Another API of Google, over the same connection."""
-        from googleapiclient.discovery import build
-
-        return build(api, version, http=self.service._http, cache_discovery=False)
+        """The IAM API."""
+        return described("iam", "v1")
 
     def ask(self, request: Any, *, seconds: float = 60) -> Json:
         """The answer to a request that begins no operation. Raises ApiError."""
@@ -227,6 +252,13 @@ class Compute:
             if error.remedy not in _PASSING or not backoff.wait(slowly=slowly):
                 raise error
 
+    @property
+    def _http(self) -> Any:
+        """This thread's connection."""
+        if not hasattr(self._here, "http"):
+            self._here.http = self.connection()
+        return self._here.http
+
     def _wait(self, operation: Json) -> Any:
         """The request that holds until the operation is done, two minutes at most."""
         name = {"project": self.project, "operation": operation["name"]}
@@ -247,7 +279,7 @@ class Compute:
         while True:
             slowly = False
             try:
-                answer: Json = request.execute()
+                answer: Json = request.execute(http=self._http)
                 return answer
             except HttpError as http:
                 error = _told(http, request.methodId)

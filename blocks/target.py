@@ -93,7 +93,7 @@ class ServerTarget(Block):
         return public.public_bytes(ssh.Encoding.OpenSSH, ssh.PublicFormat.OpenSSH).decode()
 
     def compute(self, project: str, run: Run) -> Compute:
-        """A client of the Compute API, for one thread. ``run``: whom its request ids belong to."""
+        """A client of the Compute API. ``run``: whom its request ids belong to."""
         with self._alone:
             first = self._account is None
             account = self.account()

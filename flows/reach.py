@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from blocks.shell import Command, Result
 from blocks.ssh import SshShell
 from flows.errors import BootstrapError, Unreachable
 from flows.resources.instance import Instance
+from flows.resources.orchestration import NO_TLS
 from flows.spec import ServerSpec
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Reach:
     _failure: BootstrapError | None = None
     _silence: Unreachable | None = None
     _alone: RLock = field(default_factory=RLock)
+    _compute: Compute | None = None
+    _first: Lock = field(default_factory=Lock)
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +67,11 @@ class Reach:
         self._open.close()
 
     def compute(self) -> Compute:
-        """A client of its own for every thread: httplib2 is not thread safe."""
-        return self.target.compute(self.spec.project, self.as_run)
+        """The client of Google's API."""
+        with self._first:
+            if self._compute is None:
+                self._compute = self.target.compute(self.spec.project, self.as_run)
+            return self._compute
 
     @property
     def zone(self) -> str:
@@ -99,7 +105,11 @@ class Reach:
                 self._over = connection
                 port = self._open.enter_context(self.ssh().forward(self.spec.server.port))
                 url = f"http://127.0.0.1:{port}/api"
-                client = SyncPrefectClient(url, auth_string=self.secrets.auth_string)
+                client = SyncPrefectClient(
+                    url,
+                    auth_string=self.secrets.auth_string,
+                    httpx_settings={"verify": NO_TLS},
+                )
                 self._api = self._open.enter_context(client)
                 self._silence = None if self.waits else self._silent(url)
             if self._silence and not self.waits:
@@ -109,7 +119,7 @@ class Reach:
     def _silent(self, url: str) -> Unreachable | None:
         """What keeps the server from answering. Prefect's client would try again, for every request."""
         try:
-            httpx.get(f"{url}/health", timeout=IMPATIENCE, trust_env=False)
+            httpx.get(f"{url}/health", timeout=IMPATIENCE, verify=NO_TLS, trust_env=False)
         except httpx.TransportError as error:
             said = str(error).rstrip(".") or type(error).__name__
             repair = f"On {self.spec.name}: journalctl --unit prefect-server"

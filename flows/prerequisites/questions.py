@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from blocks.compute import Compute, Json
+from blocks.compute import Compute, Json, described
 from flows.permissions import ACT_AS, NARROW, permissions, shared
 from flows.reconcile import SIDE_BY_SIDE
 from flows.resources.account import Account
@@ -26,18 +25,15 @@ def answers(
     spec: ServerSpec, connect: Callable[[], Compute], absent: Collection[str]
 ) -> dict[str, Any]:
     """What came of every question, by name: None for what is not there, the error where there is no
-    answer. ``connect`` makes a client for one thread; of a network that is ``absent``, nothing is
-    asked."""
-    local, new = threading.local(), Network(spec).name in absent
+    answer. ``connect`` gives the client; of a network that is ``absent``, nothing is asked."""
+    new = Network(spec).name in absent
     asked: dict[str, Question] = ALWAYS if new else ALWAYS | OF_NETWORK
     if spec.network.project:
         asked = asked | {"host": _host}
 
     def answer(question: Question) -> Any:
         try:
-            if not hasattr(local, "compute"):
-                local.compute = connect()
-            return question(spec, local.compute)
+            return question(spec, connect())
         except Exception as error:  # noqa: BLE001 - whatever it is, only this could not be asked
             return error
 
@@ -59,7 +55,7 @@ def _pages(compute: Compute, collection: Any, method: str, **arguments: Any) -> 
 
 
 def _services(spec: ServerSpec, compute: Compute) -> list[Json]:
-    services = compute.other("serviceusage", "v1").services()
+    services = described("serviceusage", "v1").services()
     wanted = {"parent": f"projects/{spec.project}", "filter": "state:ENABLED", "pageSize": 200}
     pages = _pages(compute, services, "list", **wanted)
     return _items(pages, "services")
@@ -81,7 +77,7 @@ def _host(spec: ServerSpec, compute: Compute) -> list[str]:
 
 
 def _granted(compute: Compute, project: str, names: Sequence[str]) -> list[str]:
-    projects = compute.other("cloudresourcemanager", "v1").projects()
+    projects = described("cloudresourcemanager", "v1").projects()
     found: list[str] = []
     for first in range(0, len(names), CHUNK):
         body = {"permissions": [*names[first : first + CHUNK]]}

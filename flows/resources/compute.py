@@ -6,7 +6,6 @@ all of them side by side, and after a change only the changed one is read again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,31 +42,23 @@ def cloud_resources(spec: ServerSpec, public_key: str) -> list[Kind]:
 def bound(
     kinds: Sequence[Kind], connect: Callable[[], Compute], upon: Batch[Any] | None = None
 ) -> list[Resource]:
-    """The kinds as resources that can be reconciled. ``connect`` makes a client for one thread;
+    """The kinds as resources that can be reconciled. ``connect`` gives the client, when it is needed;
     ``upon``: what stands on them, and is to be read again after a change."""
-    local = threading.local()
-    # Each thread has a client, which is a connection, of its own.
     pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="cloud")
-
-    def client() -> Compute:
-        if not hasattr(local, "compute"):
-            local.compute = connect()
-        compute: Compute = local.compute
-        return compute
 
     def read(kind: Kind) -> State | BootstrapError | None:
         try:
-            return kind.read(client())
+            return kind.read(connect())
         except BootstrapError as error:
             return error
 
     batch = Batch([kinds], lambda wanted: list(pool.map(read, wanted)), upon)
-    return [_Bound(kind, batch, client) for kind in kinds]
+    return [_Bound(kind, batch, connect) for kind in kinds]
 
 
 @dataclass(frozen=True)
 class _Bound(Batched[Kind]):
-    client: Callable[[], Compute]
+    connect: Callable[[], Compute]
 
     def replaced(self, change: Change) -> NeedsReplacement | None:
         """What keeps a change from being made in place; None when nothing does. Asks nobody."""
@@ -79,7 +70,7 @@ class _Bound(Batched[Kind]):
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         try:
-            self.kind.apply(self.client(), changes)
+            self.kind.apply(self.connect(), changes)
         finally:
             for touched in (self.kind, *self.kind.brings):
                 self.batch.forget(touched)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from http.client import IncompleteRead, RemoteDisconnected
+from threading import Barrier, Lock, local
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from google.auth.exceptions import TransportError
-from googleapiclient.discovery import build
 from httplib2 import Response, ServerNotFoundError
 
-from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy, Run
+from blocks.compute import ApiError, Compute, DeadlinePassed, Remedy, Run, described
 from rehearsal.faults import KNOWN, Fault
 from tests.paper import Caller, paper, vm
 
 RUN = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+API = described("compute", "v1")
 ZONE: dict[str, Any] = {"zone": "us-central1-a"}
 
 
@@ -71,8 +73,8 @@ def lab() -> Iterator[Lab]:
     with paper() as caller:
         caller.network()
         http, slept = PaperHttp(caller), list[float]()
-        service = build("compute", "v1", http=http, cache_discovery=False)
-        yield Lab(caller, http, Compute("rehearsal", service, Run(RUN), slept.append), slept)
+        compute = Compute("rehearsal", API, Run(RUN), slept.append, connection=lambda: http)
+        yield Lab(caller, http, compute, slept)
 
 
 def test_a_change_ends_when_its_operation_is_done(lab: Lab) -> None:
@@ -130,8 +132,8 @@ class Ids:
 def ids(lab: Lab, losing: str = "", **run: Any) -> tuple[Compute, list[str]]:
     """A client of a run, and the ids that it sends."""
     http = Ids(lab.http, losing)
-    service = build("compute", "v1", http=http, cache_discovery=False)
-    return Compute("rehearsal", service, run.get("run", Run(RUN)), lab.slept.append), http.sent
+    one = run.get("run", Run(RUN))
+    return Compute("rehearsal", API, one, lab.slept.append, connection=lambda: http), http.sent
 
 
 def label(compute: Compute, value: str) -> None:
@@ -303,3 +305,41 @@ def test_an_operation_that_takes_too_long_is_named(lab: Lab) -> None:
     lab.caller.cloud.faults.order(Fault("compute.instances.insert", delay=1, operation=True))
     with pytest.raises(DeadlinePassed, match=r"create vm: operation operation-.* is not done"):
         lab.create(seconds=-1)
+
+
+def test_threads_share_a_client_and_each_has_a_connection_of_its_own(lab: Lab) -> None:
+    made: list[PaperHttp] = []
+    paper_is_not_for_two = Lock()
+
+    class Connection(PaperHttp):
+        def request(self, *args: Any, **rest: Any) -> tuple[Response, bytes]:
+            with paper_is_not_for_two:
+                return super().request(*args, **rest)
+
+    def connection() -> PaperHttp:
+        made.append(Connection(lab.caller))
+        return made[-1]
+
+    compute = replace(lab.compute, connection=connection, _here=local())
+    all_here = Barrier(4, timeout=30)
+
+    def read(_: int) -> Any:
+        all_here.wait()
+        where = {**ZONE, "project": "rehearsal"}
+        return [compute.ask(compute.service.instances().list(**where)) for _ in range(3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(read, range(4)))) == 4
+    assert [len(each.asked) for each in made] == [3, 3, 3, 3]
+
+
+def test_a_part_of_an_api_is_made_once_for_all_threads() -> None:
+    described.cache_clear()
+    api, all_here = described("iam", "v1"), Barrier(8, timeout=30)
+
+    def accounts(_: int) -> Any:
+        all_here.wait()
+        return api.projects().serviceAccounts()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(map(id, pool.map(accounts, range(8))))) == 1

@@ -7,7 +7,6 @@ manyeth of its kind it is. So whatever the cloud stage asks is in the table of f
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import re
 import uuid
@@ -18,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from googleapiclient.discovery import build
 from httplib2 import Response
 
-from blocks.compute import Compute, Run
+from blocks.compute import Compute, Run, described
 from flows.reconcile import Outcome, reconcile
 from flows.resources.compute import bound, cloud_resources
 from flows.spec import ServerSpec
@@ -36,37 +34,6 @@ Called = tuple[str, int]
 KEPT = ("networks", "subnetworks", "routers", "firewalls", "instances", "disks")
 SLOW = 45.0
 """Seconds of a delayed answer."""
-
-
-@dataclass
-class Wire:
-    """What Google's library sends through; building a client for every case would take minutes."""
-
-    to: Http | None = None
-
-    def request(self, uri: str, method: str, **rest: Any) -> tuple[Response, bytes]:
-        assert self.to
-        return self.to.request(uri, method, **rest)
-
-
-WIRE = Wire()
-
-
-class _Service:
-    """Google's library makes every collection anew, with all its methods: half the time of a run."""
-
-    def __init__(self, service: Any) -> None:
-        self._service = service
-
-    def __getattr__(self, name: str) -> Callable[[], Any]:
-        made = getattr(self._service, name)()
-        setattr(self, name, lambda: made)
-        return lambda: made
-
-
-@functools.cache
-def _service(name: str) -> Any:
-    return _Service(build(name, "v1", http=WIRE, cache_discovery=False))
 
 
 @dataclass
@@ -181,9 +148,9 @@ class FaultyLab:
 
     def connect(self, run: Run | None = None) -> Compute:
         one = run or Run(uuid.uuid4())
-        compute = Compute("rehearsal", _service("compute"), one, self.sleep, lambda: self.http.now)
-        vars(compute)["iam"] = _service("iam")
-        return compute
+        api = described("compute", "v1")
+        clock, connection = (lambda: self.http.now), (lambda: self.http)
+        return Compute("rehearsal", api, one, self.sleep, clock, connection)
 
     def run(self, wanted: ServerSpec | None = None) -> list[Outcome]:
         """As a process of its own that knows nothing but the spec, with the stage's retries."""
@@ -212,7 +179,6 @@ class FaultyLab:
 def faulty() -> Iterator[FaultyLab]:
     with paper() as caller:
         http = FaultyHttp(caller)
-        WIRE.to = http
         faults, during = caller.cloud.faults, caller.cloud.faults.during
 
         async def hang(method: str) -> None:

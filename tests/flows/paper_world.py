@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
-from googleapiclient.discovery import build
-
 from blocks.compute import Compute, Run
 from blocks.secrets import Secrets
 from blocks.ssh import SshShell
@@ -104,7 +102,7 @@ def empty() -> Iterator[World]:
     """A cloud in which nothing is, and a machine that nobody has touched."""
     with paper() as caller:
         http = Http(caller)
-        yield World(Lab(caller, http, build("compute", "v1", http=http, cache_discovery=False)))
+        yield World(Lab(caller, http))
 
 
 def changed(outcomes: list[Outcome]) -> Told:

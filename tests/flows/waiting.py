@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from google.auth.credentials import AnonymousCredentials
 from googleapiclient.discovery import build
+from googleapiclient.http import build_http
 from prefect import flow, task
 
 from blocks.compute import Compute, Run
@@ -22,16 +22,17 @@ def google(url: str) -> Compute:
     service = build(
         "compute",
         "v1",
-        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call] # google-auth is half typed
+        http=build_http(),
         client_options={"api_endpoint": f"{url}/compute/v1/"},
         cache_discovery=False,
     )
-    return Compute("rehearsal", service, Run(uuid.uuid4()))
+    return Compute("rehearsal", service, Run(uuid.uuid4()), connection=build_http)
 
 
 def reading(url: str) -> None:
     """All resources of the cloud, side by side."""
-    for resource in bound(cloud_resources(spec(), KEY), lambda: google(url)):
+    compute = google(url)
+    for resource in bound(cloud_resources(spec(), KEY), lambda: compute):
         reconcile(resource, apply=True)
 
 
