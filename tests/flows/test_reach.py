@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -130,3 +132,25 @@ def test_a_server_that_does_not_answer_is_asked_once_unless_it_may_still_start(
         assert len(asked) == (0 if waits else 1)
         ways.waits = True  # as when a plan is over, and the server is about to be started
         ways.api()
+
+
+def test_threads_share_what_is_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Slow(Deaf):
+        def __enter__(self) -> Self:
+            opened.append("connection")
+            time.sleep(0.2)  # as to dial takes
+            return self
+
+        @contextmanager
+        def forward(self, port: int, local: int = 0) -> Iterator[int]:
+            opened.append("port")
+            time.sleep(0.2)
+            yield 1
+
+    monkeypatch.setattr("flows.reach.SshShell", Slow)
+    with reach(world) as ways, ThreadPoolExecutor(4) as pool:
+        assert len(set(map(id, pool.map(lambda _: ways.api(), range(4))))) == 1
+        assert opened == ["connection", "port"]
+        assert len(set(map(id, pool.map(lambda _: ways.compute(), range(4))))) == 1
