@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -333,13 +334,31 @@ def test_threads_share_a_client_and_each_has_a_connection_of_its_own(lab: Lab) -
     assert [len(each.asked) for each in made] == [3, 3, 3, 3]
 
 
-def test_a_part_of_an_api_is_made_once_for_all_threads() -> None:
-    described.cache_clear()
-    api, all_here = described("iam", "v1"), Barrier(8, timeout=30)
+class Part:
+    """Of an API as googleapiclient has it, but slow to make."""
 
-    def accounts(_: int) -> Any:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def parts(self) -> Part:
+        self.asked += 1
+        time.sleep(0.05)
+        return Part()
+
+    parts.__is_resource__ = True  # type: ignore[attr-defined] # googleapiclient marks them so
+
+
+def test_a_part_of_an_api_is_made_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Part()
+    monkeypatch.setattr("googleapiclient.discovery.build", lambda *_, **__: whole)
+    described.cache_clear()
+    api, all_here = described("compute", "v1"), Barrier(8, timeout=30)
+    described.cache_clear()
+
+    def part(_: int) -> Any:
         all_here.wait()
-        return api.projects().serviceAccounts()
+        return api.parts().parts()
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(map(id, pool.map(accounts, range(8))))) == 1
+        assert len(set(map(id, pool.map(part, range(8))))) == 1
+    assert whole.asked == 1
