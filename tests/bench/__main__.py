@@ -36,7 +36,7 @@ Seconds = dict[str, dict[str, list[float]]]
 
 def add(seconds: Seconds, who: str, what: str, taken: float) -> None:
     seconds.setdefault(who, {}).setdefault(what, []).append(round(taken, 2))
-    print(f"{who:10} {what:12} {taken:7.2f} s", flush=True)
+    print(f"{taken:7.2f} s  {who}: {what}", flush=True)
 
 
 def turn(lab: Lab, seconds: Seconds, who: str) -> None:
@@ -59,7 +59,10 @@ def turn(lab: Lab, seconds: Seconds, who: str) -> None:
 def ours(lab: Lab, seconds: Seconds) -> None:
     found = measures.first(lab)
     add(seconds, OURS, "first", found["seconds"])
-    add(seconds, OURS, "to start", found["to_start"])
+    for name, taken in found["spans"].items():
+        add(seconds, f"{OURS}, first", name, taken)
+    for name, taken in measures.check_spans(lab).items():
+        add(seconds, f"{OURS}, check", name, taken)
     for _ in range(AGAIN):
         add(seconds, OURS, "again", measures.ours(lab, "bootstrap"))
         add(seconds, OURS, "check", measures.ours(lab, "drift"))

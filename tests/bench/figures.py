@@ -117,6 +117,31 @@ def _falling(kind: str, each: dict[int, float]) -> Figure:
     return Figure(f"{kind}, s per server", shown, "falls", each[more], 1.0, each[less])
 
 
+def reasons(found: Json) -> list[str]:
+    """Why bounds are missed, each with what was measured."""
+    told = []
+    if "rounds" in found:
+        first, check = (_spans(found["near"], f"ours, {what}") for what in ("first", "check"))
+        far = _spans(found["far"], "ours, check")
+        told += [
+            f"A first bootstrap: {first}. raw.sh ends where the server answers.",
+            f"A drift check: {check}; 60 ms away: {far}. A rerun is the same look, and its process.",
+        ]
+    if "fleet" in found:
+        fleet = found["fleet"]
+        cpu = ", ".join(f"{n}: {s / int(n):.0f}" for n, s in fleet["cpu_seconds"].items())
+        busy = fleet["cpu_seconds"]["8"] / fleet["bootstrap"]["8"] / fleet["cores"]
+        told.append(
+            f"Side by side: CPU seconds per bootstrap, {cpu}; with 8, the {fleet['cores']} cores that "
+            f"laptop, servers and PostgreSQL share are {busy:.0%} busy."
+        )
+    return told
+
+
+def _spans(seconds: Json, who: str) -> str:
+    return ", ".join(f"{name} {median(each):.1f} s" for name, each in seconds[who].items())
+
+
 def table(found: Json) -> str:
     """Markdown, as the README has it."""
     lines = ["| figure | measured | must reach | |", "|---|---|---|---|"]
@@ -124,5 +149,6 @@ def table(found: Json) -> str:
         says = "" if not each.bound else "yes" if each.reached else f"**no**, {each.ratio:.1f} ×"
         lines.append(f"| {each.name} | {each.shown} | {each.bound} | {says} |")
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines += ["", *(f"* {reason}" for reason in reasons(found))]
     lines += ["", f"{found['date']}, {found['machine']}; {versions}. Medians."]
     return "\n".join(lines)

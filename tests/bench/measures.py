@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from rehearsal import follow, laptop, story
@@ -26,6 +29,14 @@ REGIONS = "getAllowedLocations"
 MODULES = ("bootstrap", "drift", "preflight", "outside", "health", "connect")
 PREFECT = "from prefect import State, flow, get_run_logger, task"
 """What every flow's file begins with."""
+UNTIL = {
+    "files, uv, the worker's environment": "machine: worker's environment",
+    "schema": "database: schema",
+    "server": "prefect: service prefect-server",
+    "what it holds, worker": "prefect: worker ",
+    "self-check": "prefect: self-check",
+}
+"""Names of the parts of a first bootstrap, and the task with which each ends."""
 IMPORT = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
 EMPTY = """
 from prefect import flow
@@ -68,13 +79,32 @@ def empty(lab: Lab) -> float:
 
 
 def first(lab: Lab) -> Json:
-    """A bootstrap as the laptop's worker runs it: seconds from the order to the end, and to its start."""
+    """A bootstrap as the laptop's worker runs it: seconds from the order to the end, and in ``spans``
+    up to the end of each of UNTIL."""
     [run] = lab.ordered([f"bootstrap-server/{NAME}"])
-    ordered = moment(run, "created")
+    every = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = follow.ask(lab.client, "POST", "/task_runs/filter", every)
+    began = min(moment(task, "start_time") for task in tasks)
+    ends = [
+        max(moment(task, "end_time") for task in tasks if task["name"].startswith(name))
+        for name in UNTIL.values()
+    ]
+    marks = [moment(run, "created"), moment(run, "start_time"), began, *ends]
+    spans = [round(after - before, 2) for before, after in pairwise(marks)]
     return {
-        "seconds": moment(run, "end_time") - ordered,
-        "to_start": moment(run, "start_time") - ordered,
+        "seconds": moment(run, "end_time") - marks[0],
+        "spans": dict(
+            zip(["the worker's poll and the process", "plan", *UNTIL], spans, strict=True)
+        ),
     }
+
+
+def check_spans(lab: Lab) -> Json:
+    """Where a drift check's seconds go."""
+    command = (sys.executable, "-m", "tests.bench.spans", "--server", NAME)
+    last = timed(*command, cwd=lab.folder, env={"PYTHONPATH": str(ROOT)}).well().output
+    found: Json = json.loads(last.splitlines()[-1])
+    return found
 
 
 def asked(lab: Lab, action: Callable[[], object]) -> dict[str, int]:
@@ -170,19 +200,34 @@ def fleet(lab: Lab) -> Json:
     in one process. Seconds in all."""
     lab.fresh()
     first(lab)
-    names, bootstraps = list(FLEET), {}
+    names, bootstraps, cpu = list(FLEET), {}, {}
     memory: Json = {}
     for count in (1, 2, 4, 8):
         group, names = names[:count], names[count:]
-        began = time.monotonic()
+        began, busy = time.monotonic(), _busy()
         with weighed(memory):  # the last are the eight
             lab.ordered([f"bootstrap-server/{name}" for name in group])
         bootstraps[str(count)] = time.monotonic() - began
+        cpu[str(count)] = _busy() - busy
         print(f"{count} servers: {bootstraps[str(count)]:.1f} s", flush=True)
     every = [NAME, *FLEET]
     checks = {str(count): ours(lab, "drift", every[:count]) for count in (1, 4, 16)}
     again = {str(count): ours(lab, "bootstrap", every[:count]) for count in (1, 8)}
-    return {"bootstrap": bootstraps, "check": checks, "again": again, "worker_mb": memory}
+    return {
+        "bootstrap": bootstraps,
+        "cpu_seconds": cpu,
+        "cores": os.cpu_count(),
+        "check": checks,
+        "again": again,
+        "worker_mb": memory,
+    }
+
+
+def _busy() -> float:
+    """CPU seconds of this whole machine so far: the laptop, the servers and their PostgreSQL."""
+    user, nice, system, _idle, _wait, irq, soft = Path("/proc/stat").read_text().split()[1:8]
+    ticks = sum(map(int, (user, nice, system, irq, soft)))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

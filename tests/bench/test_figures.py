@@ -7,18 +7,25 @@ from typing import Any
 
 import pytest
 
-from tests.bench.figures import figures, table
+from tests.bench.figures import figures, reasons, table
 
 FAST = {
     "first": [10.0, 90.0, 11.0],
-    "to start": [4.0],
     "again": [2.0],
     "check": [2.0],
     "check's flow": [0.9],
     "empty flow": [1.0],
 }
 SLOW = {"first": [20.0], "again": [6.0], "check": [7.0]}
-NEAR = {"ours": FAST, "raw.sh": {"first": [11.5]}, "pyinfra": SLOW, "Ansible": SLOW}
+SPANS = {"plan": [3.0, 2.0, 9.0], "schema": [6.0]}
+NEAR = {
+    "ours": FAST,
+    "ours, first": SPANS,
+    "ours, check": {"Google": [0.4]},
+    "raw.sh": {"first": [11.5]},
+    "pyinfra": SLOW,
+    "Ansible": SLOW,
+}
 FOUND: dict[str, Any] = {
     "date": "2026-11-23",
     "machine": "2 × a processor",
@@ -42,7 +49,9 @@ FOUND: dict[str, Any] = {
     },
     "imports": {"prefect": 1.0, "bootstrap": 0.19, "drift": 0.1},
     "fleet": {
-        "bootstrap": {"1": 50.0, "2": 60.0, "4": 100.0},
+        "bootstrap": {"1": 50.0, "2": 60.0, "4": 100.0, "8": 200.0},
+        "cpu_seconds": {"1": 50.0, "2": 101.0, "8": 388.0},
+        "cores": 2,
         "check": {"1": 4.0, "4": 8.0, "16": 31.0},
         "again": {"1": 5.0, "8": 15.0},
         "worker_mb": {"worker": 120.0, "all": 900.0},
@@ -94,3 +103,12 @@ def test_the_table_has_what_was_measured_and_when() -> None:
     assert "2026-11-23, 2 × a processor; prefect 3.8.8" in table(only)
     assert "first bootstrap" not in table(only)
     assert "| 8 reruns | 15.0 s; one 5.0 | ≤ 3 × one | yes |" in table(only)
+
+
+def test_the_reasons_have_their_figures() -> None:
+    said = "\n".join(reasons(FOUND))
+    assert "plan 3.0 s, schema 6.0 s" in said
+    assert "Google 0.4 s" in said
+    assert "1: 50, 2: 50, 8: 48; with 8, the 2 cores" in said
+    assert "97% busy" in said
+    assert all(f"* {reason}" in table(FOUND) for reason in reasons(FOUND))
