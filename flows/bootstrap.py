@@ -45,7 +45,7 @@ def bootstrap_server(
     secrets, unread = secrets_or_error(server)
     with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:
         todo = steps(Server(server, secrets), reach)
-        looked = list(look(todo, unread))
+        looked = list(look(todo, unread, reach.ssh))
         if not dry_run and (unread or preflight.due(looked)):
             preflight.check(reach, looked, unread)
         if unread:

@@ -40,7 +40,8 @@ def check_drift(
     """
     secrets, unread = secrets_or_error(server)
     with Reach(server, reached(target), secrets, this_run(), waits=False) as reach:
-        done = list(look(steps(Server(server, secrets), reach), unread))
+        todo = steps(Server(server, secrets), reach)
+        done = list(look(todo, unread, reach.ssh))
     found = report.differences(server, done, secrets, key="drift", level=server.heal)
     if any(each.kind in DIFFERS for each in found):
         report.announce(server, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -121,11 +121,15 @@ def this_server() -> SyncPrefectClient:
     return get_client(sync_client=True)
 
 
-def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[Done]:
+def look(
+    todo: Sequence[Step],
+    away: BootstrapError | None = None,
+    connect: Callable[[], object] | None = None,
+) -> Iterator[Done]:
     """Compare every resource with what should be, and change nothing.
 
     What is on a machine that is not there, or not running, is not looked at, nor when it is ``away``
-    for another reason.
+    for another reason. With ``connect``, which opens the way to it, all on it is read side by side.
     """
     *_, last = None, *(step for step in todo if step.stage == STAGES[0])
     # Prefect's client would ask a server that is down for a minute, for every resource anew.
@@ -136,7 +140,9 @@ def look(todo: Sequence[Step], away: BootstrapError | None = None) -> Iterator[D
                 continue
             yield (done := _done(step, partial(_taken, step, apply=False)))
             away = away or _away(done)
-            if step is last and not away:
+            if step is last and connect and not away:
+                with suppress(Exception):  # which every step that needs it tells
+                    connect()  # here, where a run that is cancelled can be interrupted
                 ahead.enter_context(_read_ahead(todo))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from threading import Barrier
+from functools import partial
+from threading import Barrier, current_thread
 
 import httpx
 import pytest
@@ -192,7 +193,14 @@ def test_the_stages_on_a_machine_are_read_side_by_side_where_nothing_is_changed(
 
     vm = Thing("vm", trace, is_right=True)
     todo = [Step("cloud", vm, hosts=True), there("machine"), there("prefect")]
-    assert words(list(look(todo))) == ["vm: unchanged", "machine: unchanged", "prefect: unchanged"]
+    connected: list[object] = []
+
+    def connect() -> None:
+        connected.append(current_thread())
+
+    found = words(list(look(todo, connect=connect)))
+    assert connected == [current_thread()]  # a signal interrupts no other
+    assert found == ["vm: unchanged", "machine: unchanged", "prefect: unchanged"]
 
 
 def test_what_cannot_be_read_ahead_is_told_where_it_is_asked_for(trace: list[str]) -> None:
@@ -201,6 +209,6 @@ def test_what_cannot_be_read_ahead_is_told_where_it_is_asked_for(trace: list[str
 
     vm, file = Thing("vm", trace, is_right=True), Thing("file", trace)
     there = Step("machine", Remembered(file, Batch([[file]], read)))
-    done = list(look([Step("cloud", vm, hosts=True), there]))
+    done = list(look([Step("cloud", vm, hosts=True), there], connect=partial(read, [])))
     assert words(done) == ["vm: unchanged", "file: failed"]
     assert str(done[-1].error) == "no route wait"
