@@ -46,7 +46,7 @@ def called() -> set[str]:
                 f"iam.projects.serviceAccounts.{m}" for m in methods if m != "serviceAccounts"
             }
         for api, variable, collection in re.findall(
-            r'(\w+) = compute\.other\("(\w+)", "v1"\)\.(\w+)\(\)', source
+            r'(\w+) = described\("(\w+)", "v1"\)\.(\w+)\(\)', source
         ):
             methods = re.findall(rf'{api}\.(\w+)\(|{api}, "(\w+)"', source)
             found |= {f"{variable}.{collection}.{''.join(m)}" for m in methods}

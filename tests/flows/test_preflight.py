@@ -373,7 +373,7 @@ def test_a_rerun_and_a_dry_run_ask_nothing_of_it(
     bootstrapped(dry_run=True)
     assert ways.tables == []
     ways.made()
-    monkeypatch.setattr(bootstrap, "look", lambda todo, away: ways.look(spec()))
+    monkeypatch.setattr(bootstrap, "look", lambda todo, away, connect: ways.look(spec()))
     monkeypatch.setattr(bootstrap, "_settle", lambda *_: [])
     ways.cloud.http.asked.clear()
     bootstrapped()
