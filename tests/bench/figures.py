@@ -121,11 +121,14 @@ def reasons(found: Json) -> list[str]:
     """Why bounds are missed, each with what was measured."""
     told = []
     if "rounds" in found:
-        first, check = (_spans(found["near"], f"ours, {what}") for what in ("first", "check"))
-        far = _spans(found["far"], "ours, check")
+        near, far = found["near"], found["far"]
+        first, far_first = (_spans(each, "ours, first") for each in (near, far))
+        check, far_check = (_spans(each, "ours, check") for each in (near, far))
         told += [
-            f"A first bootstrap: {first}. raw.sh ends where the server answers.",
-            f"A drift check: {check}; 60 ms away: {far}. A rerun is the same look, and its process.",
+            f"A first bootstrap: {first}. raw.sh ends where the server answers, and installs no worker.",
+            f"The same 60 ms away: {far_first}.",
+            f"A drift check: {check}. A rerun that finds nothing is the same look, and its process.",
+            f"The same 60 ms away: {far_check}.",
         ]
     if "fleet" in found:
         fleet = found["fleet"]

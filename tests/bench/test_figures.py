@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
 from tests.bench.figures import figures, reasons, table
+from tests.conftest import ROOT
 
 FAST = {
     "first": [10.0, 90.0, 11.0],
@@ -112,3 +114,9 @@ def test_the_reasons_have_their_figures() -> None:
     assert "1: 50, 2: 50, 8: 48; with 8, the 2 cores" in said
     assert "97% busy" in said
     assert all(f"* {reason}" in table(FOUND) for reason in reasons(FOUND))
+
+
+def test_the_readme_has_the_table_of_the_last_bench() -> None:
+    """If this fails: put there what make bench has printed."""
+    last = json.loads((ROOT / "docs/bench.json").read_text())
+    assert table(last) in (ROOT / "README.md").read_text()
