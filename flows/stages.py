@@ -189,7 +189,7 @@ def settle(todo: Sequence[Step], leave: Leave = nothing) -> Iterator[Done]:
             waiting = [each for each in waiting if each not in due]
             yield from (ended := [_done(each, future.result) for each, future in due])
             if any(done.error for done in ended):
-                return
+                break
         yield (done := _done(step, take))
         if done.error:
             break

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from blocks.compute import Compute, Json, described
 from flows.permissions import ACT_AS, NARROW, permissions, shared
-from flows.reconcile import SIDE_BY_SIDE
+from flows.reconcile import side_by_side
 from flows.resources.account import Account
 from flows.resources.network import Network, Subnet
 from flows.spec import ServerSpec
@@ -37,9 +36,8 @@ def answers(
         except Exception as error:  # noqa: BLE001 - whatever it is, only this could not be asked
             return error
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="preflight") as pool:
-        told = dict(zip(asked, pool.map(answer, asked.values()), strict=True))
-    return {"network": None} | told
+    told = side_by_side(answer, list(asked.values()))
+    return {"network": None} | dict(zip(asked, told, strict=True))
 
 
 def _read(compute: Compute, request: Any) -> Json | None:

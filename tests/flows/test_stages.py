@@ -153,6 +153,17 @@ def test_the_first_failure_ends_a_run_and_nothing_is_left_going_on(
 
 
 @pytest.mark.usefixtures("prefect_api")
+def test_what_still_waits_is_told_when_what_it_waits_for_has_failed(trace: list[str]) -> None:
+    todo = [
+        Step("machine", Thing("uv", trace, error=Final("broken")), beside="database"),
+        Step("machine", Thing("tool", trace), beside="prefect"),
+        Step("database", Thing("schema", trace)),
+    ]
+    assert words(settled(todo)) == ["uv: failed", "tool: failed"]
+    assert trace == []
+
+
+@pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize(
     ("code", "becomes"), [(500, "changed"), (503, "changed"), (429, "changed"), (404, "failed")]
 )
