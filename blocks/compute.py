@@ -185,14 +185,14 @@ def described(api: str, version: str) -> Any:
 @dataclass(frozen=True)
 class Compute:
     """A client for one project, in any thread: each has a connection of its own, for httplib2 is not
-    thread safe. ``connection`` makes one; None is the service's own."""
+    thread safe. ``connection`` makes one."""
 
     project: str
     service: Any
     run: Run
+    connection: Callable[[], Any]
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    connection: Callable[[], Any] = lambda: None
     _here: local = field(default_factory=local, repr=False, compare=False)
 
     @classmethod
@@ -204,7 +204,7 @@ class Compute:
         def connection() -> Any:
             return AuthorizedHttp(account, http=build_http())
 
-        return cls(project, described("compute", "v1"), run, connection=connection)
+        return cls(project, described("compute", "v1"), run, connection)
 
     @cached_property
     def iam(self) -> Any:

@@ -158,8 +158,9 @@ class SelfCheck:
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         """Wait until a run has completed; start one whenever none is on its way, as after one that had
-        to give way."""
-        deadline, started = time.monotonic() + CHECK_SECONDS, False
+        to give way. Not before the scheduler has made one, or the check would find that it makes none.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
         old = {run.id for run in (self._finished(), *self._end_strays()) if run}
         while True:
             on_its_way = self._on_its_way()  # looked at first: it may come to its end meanwhile
@@ -178,9 +179,8 @@ class SelfCheck:
                     repair="See the journals of prefect-server and prefect-worker.",
                 )
             old |= {run.id for run in self._end_strays()}
-            if not on_its_way and (state["last run"] != "COMPLETED" or not started):
+            if not on_its_way and state["next run"] == "scheduled":
                 self._start()
-                started = True
             time.sleep(POLL_SECONDS)
 
     def _on_its_way(self) -> bool:

@@ -74,7 +74,7 @@ def lab() -> Iterator[Lab]:
     with paper() as caller:
         caller.network()
         http, slept = PaperHttp(caller), list[float]()
-        compute = Compute("rehearsal", API, Run(RUN), slept.append, connection=lambda: http)
+        compute = Compute("rehearsal", API, Run(RUN), lambda: http, slept.append)
         yield Lab(caller, http, compute, slept)
 
 
@@ -134,7 +134,7 @@ def ids(lab: Lab, losing: str = "", **run: Any) -> tuple[Compute, list[str]]:
     """A client of a run, and the ids that it sends."""
     http = Ids(lab.http, losing)
     one = run.get("run", Run(RUN))
-    return Compute("rehearsal", API, one, lab.slept.append, connection=lambda: http), http.sent
+    return Compute("rehearsal", API, one, lambda: http, lab.slept.append), http.sent
 
 
 def label(compute: Compute, value: str) -> None:

@@ -150,7 +150,7 @@ class FaultyLab:
         one = run or Run(uuid.uuid4())
         api = described("compute", "v1")
         clock, connection = (lambda: self.http.now), (lambda: self.http)
-        return Compute("rehearsal", api, one, self.sleep, clock, connection)
+        return Compute("rehearsal", api, one, connection, self.sleep, clock)
 
     def run(self, wanted: ServerSpec | None = None) -> list[Outcome]:
         """As a process of its own that knows nothing but the spec, with the stage's retries."""

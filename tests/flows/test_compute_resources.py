@@ -90,7 +90,7 @@ class Lab:
     def connect(self, run: Run | None = None) -> Compute:
         one = run or Run(uuid.uuid4())
         return Compute(
-            "rehearsal", described("compute", "v1"), one, self.sleep, self.clock, self.connection
+            "rehearsal", described("compute", "v1"), one, self.connection, self.sleep, self.clock
         )
 
     def connection(self) -> Http:

@@ -26,7 +26,7 @@ def google(url: str) -> Compute:
         client_options={"api_endpoint": f"{url}/compute/v1/"},
         cache_discovery=False,
     )
-    return Compute("rehearsal", service, Run(uuid.uuid4()), connection=build_http)
+    return Compute("rehearsal", service, Run(uuid.uuid4()), build_http)
 
 
 def reading(url: str) -> None:
