@@ -12,19 +12,7 @@ from typing import Any, Literal
 import httpx
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_table_artifact
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterName,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateName,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
@@ -38,7 +26,7 @@ from blocks.secrets import read_secrets
 from flows.catalog import CHECK
 from flows.errors import Unreachable
 from flows.reach import Reach, reached, this_run
-from flows.resources.deployment import SKIPPED
+from flows.resources.deployment import finished
 from flows.spec import ServerSpec
 
 SECONDS = 240
@@ -88,29 +76,13 @@ def look(server: ServerSpec, target: str) -> tuple[Verdict, str]:
         if (status := reach.status()) != "RUNNING":
             return "unreachable", f"its machine is {status}"
         try:
-            last = last_check(reach.api(), server.name)
+            last = finished(reach.api(), CHECK, server.name)
         except Exception as error:
             if not silent(error):
                 raise
-            return "unreachable", secrets.redact(f"it does not answer: {_line(error)}")
+            return "unreachable", secrets.redact(f"it cannot be reached: {_line(error)}")
     verdict, said = judge(last, server.self_check.interval_seconds, datetime.now(UTC))
     return verdict, secrets.redact(said)
-
-
-def last_check(api: SyncPrefectClient, server: str) -> FlowRun | None:
-    """The self-check that finished last, but for one that found nothing to do or had to give way."""
-    ends = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED]
-    finished = FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=ends), name=FlowRunFilterStateName(not_any_=[SKIPPED])
-    )
-    runs = api.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[CHECK])),
-        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[server])),
-        flow_run_filter=FlowRunFilter(state=finished),
-        sort=FlowRunSort.END_TIME_DESC,
-        limit=1,
-    )
-    return runs[0] if runs else None
 
 
 def judge(last: FlowRun | None, interval: int, now: datetime) -> tuple[Verdict, str]:

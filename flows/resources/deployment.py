@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -212,29 +213,39 @@ class SelfCheck:
         return strays
 
     def _finished(self) -> FlowRun | None:
-        """The last run that came to an end, if of this version. One that had to give way did not, nor
-        one that was cut off before it began, as when its machine was stopped: it has looked at nothing.
-        """
-        runs = self._runs("COMPLETED", "FAILED", "CRASHED")
-        runs = [run for run in runs if run.run_count or run.state_type is not StateType.CRASHED]
-        ours = [run for run in runs[:1] if run.deployment_version == self.deployment.version]
-        return ours[0] if ours else None
+        """The last run that came to an end, if of this version."""
+        last = finished(self.deployment.api(), self.deployment.flow, self.deployment.deployment)
+        return last if last and last.deployment_version == self.deployment.version else None
 
     def _runs(self, *states: str, sort: FlowRunSort = LAST) -> list[FlowRun]:
         """The last runs in these states, or the first."""
         of = self.deployment
-        return of.api().read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[of.flow])),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[of.deployment])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(
-                    type=FlowRunFilterStateType(any_=[StateType(state) for state in states]),
-                    name=FlowRunFilterStateName(not_any_=[SKIPPED]),
-                )
-            ),
-            sort=sort,
-            limit=10,
-        )
+        return _runs(of.api(), of.flow, of.deployment, *states, sort=sort)
+
+
+def finished(api: SyncPrefectClient, flow: str, deployment: str) -> FlowRun | None:
+    """The last run that came to an end. One that had to give way did not, nor one that was cut off
+    before it began, as when its machine was stopped: it has looked at nothing."""
+    runs = _runs(api, flow, deployment, "COMPLETED", "FAILED", "CRASHED", sort=LAST)
+    ended = (run for run in runs if run.run_count or run.state_type is not StateType.CRASHED)
+    return next(ended, None)
+
+
+def _runs(
+    api: SyncPrefectClient, flow: str, deployment: str, *states: str, sort: FlowRunSort
+) -> list[FlowRun]:
+    return api.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType(state) for state in states]),
+                name=FlowRunFilterStateName(not_any_=[SKIPPED]),
+            )
+        ),
+        sort=sort,
+        limit=10,
+    )
 
 
 def due(anchor: datetime, interval: timedelta) -> timedelta:

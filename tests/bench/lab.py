@@ -96,11 +96,10 @@ class Lab:
         return f"postgresql+asyncpg://{config.DATABASE_ROLE}:{PASSWORD.read_text()}@{where}?ssl=require"
 
     @property
-    def spec(self) -> Json:
-        """Of prefect-1, as prefect.yaml of this folder has it."""
+    def specs(self) -> list[Json]:
+        """Of every server, prefect-1 first, as prefect.yaml of this folder has them."""
         found: Json = yaml.safe_load((self.folder / "prefect.yaml").read_text())
-        spec: Json = found["deployments"][0]["parameters"]["server"]
-        return spec
+        return [each["parameters"]["server"] for each in found["deployments"][:: len(DEPLOYED)]]
 
     def write(self, specs: Iterable[Json]) -> None:
         """prefect.yaml of this folder, with a bootstrap and a drift check for each server."""
@@ -138,7 +137,7 @@ class Lab:
     def _machine(self) -> None:
         """As the flows' cloud stage makes it; also the ways of others to it: a key, and a token."""
         command = (sys.executable, "-m", "tests.bench.machine", str(self.folder))
-        timed(*command, stdin=json.dumps(self.spec), cwd=ROOT).well()
+        timed(*command, stdin=json.dumps(self.specs[0]), cwd=ROOT).well()
 
     def root(self, script: str, name: str = NAME) -> str:
         """Output of a shell script on a machine, as root."""

@@ -147,15 +147,15 @@ def polled(found: list[float]) -> Iterator[None]:
 def restarts(lab: Lab, rounds: int) -> dict[str, list[float]]:
     """Seconds without a good answer: of a bootstrap with a changed setting, of systemctl alone."""
     found: dict[str, list[float]] = {"bootstrap": [], "systemctl": []}
-    spec = lab.spec
+    spec, *others = lab.specs
     for number in range(rounds):
         with polled(found["bootstrap"]):
-            lab.write([{**spec, "server": {"events_days": 8 + number}}])
+            lab.write([{**spec, "server": {"events_days": 8 + number}}, *others])
             ours(lab, "bootstrap")
         with polled(found["systemctl"]):
             lab.root("systemctl restart prefect-server")
             time.sleep(15)
-    lab.write([spec])
+    lab.write([spec, *others])
     ours(lab, "bootstrap")
     return found
 
@@ -196,21 +196,24 @@ def imports(tries: int) -> dict[str, float]:
 
 
 def fleet(lab: Lab) -> Json:
-    """Bootstraps of 1, 2, 4 and 8 servers from nothing, by the worker; then checks and reruns, each
-    in one process. Seconds in all."""
+    """Bootstraps of 1, 2, 4 and 8 servers from nothing, by the worker, while no other server runs, for
+    all have this machine's cores; then checks and reruns among sixteen, each in one process. Seconds
+    in all."""
     lab.fresh()
     first(lab)
-    names, bootstraps, cpu = list(FLEET), {}, {}
-    memory: Json = {}
+    every = [NAME, *FLEET]
+    bootstraps, cpu, memory = dict[str, float](), dict[str, float](), Json()
     for count in (1, 2, 4, 8):
-        group, names = names[:count], names[count:]
+        for name in every[count // 2 : count]:  # those of before
+            lab.root("systemctl stop prefect-worker prefect-server", name)
         began, busy = time.monotonic(), _busy()
         with weighed(memory):  # the last are the eight
-            lab.ordered([f"bootstrap-server/{name}" for name in group])
+            lab.ordered([f"bootstrap-server/{name}" for name in every[count : 2 * count]])
         bootstraps[str(count)] = time.monotonic() - began
         cpu[str(count)] = _busy() - busy
         print(f"{count} servers: {bootstraps[str(count)]:.1f} s", flush=True)
-    every = [NAME, *FLEET]
+    for four in (every[:4], every[4:8]):  # which are stopped
+        ours(lab, "bootstrap", four)
     checks = {str(count): ours(lab, "drift", every[:count]) for count in (1, 4, 16)}
     again = {str(count): ours(lab, "bootstrap", every[:count]) for count in (1, 8)}
     return {

@@ -21,9 +21,11 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 from blocks.compute import ApiError
 from blocks.secrets import Secrets
 from flows import outside
+from flows.catalog import CHECK
 from flows.errors import Final, Unreachable
-from flows.outside import check_server, judge, last_check, silent
+from flows.outside import check_server, judge, silent
 from flows.report import latest
+from flows.resources.deployment import finished
 from tests.flows.paper_world import SECRETS
 from tests.flows.test_compute_resources import spec
 from tests.prefect_server import prefect_api
@@ -166,12 +168,12 @@ def ran(api: SyncPrefectClient, name: str, *states: State[Any], flow: str = "che
 
 
 def test_the_self_check_that_finished_last_counts(api: SyncPrefectClient, name: str) -> None:
-    assert last_check(api, name) is None
+    assert finished(api, CHECK, name) is None
     ran(api, name, Failed(name="Unhealthy"), Completed(name="Healthy", message="the last"))
     ran(api, name, Completed(name="Skipped"), Cancelled(), Running())
     ran(api, f"{name}-2", Failed(name="Unhealthy", message="another server's"))
     ran(api, name, Failed(message="another flow's"), flow="etl")
-    last = last_check(api, name)
+    last = finished(api, CHECK, name)
     assert last
     assert last.state
     assert last.state.message == "the last"
@@ -220,8 +222,8 @@ NOWHERE = "http://127.0.0.1:1/api"
 SILENT: dict[str, tuple[dict[str, Any], str, str]] = {
     "no machine": ({"machine": "not there"}, "Unreachable", "its machine is not there"),
     "stopped machine": ({"machine": "TERMINATED"}, "Unreachable", "its machine is TERMINATED"),
-    "no SSH": ({"ssh": Unreachable("no SSH")}, "Unreachable", "it does not answer: no SSH"),
-    "no API": ({}, "Unreachable", "it does not answer: [Errno 111]"),
+    "no SSH": ({"ssh": Unreachable("no SSH")}, "Unreachable", "it cannot be reached: no SSH"),
+    "no API": ({}, "Unreachable", "it cannot be reached: [Errno 111]"),
     "no tunnel for us": ({"ssh": Final("IAP: not authorized")}, "Unknown", "IAP: not authorized"),
     "Google refuses": (
         {"google": ApiError(403, "forbidden", "no", "compute.instances.get")},
