@@ -18,7 +18,7 @@ from rehearsal.errors import Json
 
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 60.0
-"""How long a server may be busy; as long as SQLite waits for its lock in Prefect."""
+"""How long a server may be busy with one request: as long as SQLite waits for its lock in Prefect."""
 GRACE_SECONDS = 3.0
 """How long task runs may be reported after their flow run."""
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -35,9 +35,10 @@ def api(url: str, auth_string: str = "") -> httpx.Client:
 def ask(client: httpx.Client, verb: str, path: str, body: Json | None = None) -> Any:
     """The answer. Raises Failed with the server's words, or that it does not answer.
 
-    A server on SQLite answers 503 while another write goes on: it is asked again.
+    A server on SQLite answers 503 while another write goes on, or after BUSY_SECONDS of one: it is
+    asked again.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + 2 * BUSY_SECONDS
     while True:
         try:
             answer = client.request(verb, path, json=body)

@@ -133,7 +133,7 @@ def main() -> None:
     parts: dict[str, Callable[[Lab], Json]] = {
         "rounds": lambda lab: {"rounds": args.rounds, **rounds(lab, args.rounds)},
         "once": lambda lab: once(lab, args.rounds),
-        "fleet": lambda lab: {"fleet": measures.fleet(lab)},
+        "fleet": lambda lab: {"fleet": measures.fleet(lab, AGAIN)},
     }
     began = time.monotonic()
     with opened() as lab:

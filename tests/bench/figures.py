@@ -94,8 +94,9 @@ def _once(found: Json) -> list[Figure]:
 
 def _fleet(found: Json) -> list[Figure]:
     fleet = found["fleet"]
-    each = {kind: _per_server(fleet[kind]) for kind in ("bootstrap", "check")}
-    one, eight = fleet["again"]["1"], fleet["again"]["8"]
+    checks = {count: median(seconds) for count, seconds in fleet["check"].items()}
+    each = {"bootstrap": _per_server(fleet["bootstrap"]), "check": _per_server(checks)}
+    one, eight = (middle(fleet, "again", count) for count in ("1", "8"))
     memory = fleet["worker_mb"]
     return [
         *(_falling(kind, each[kind]) for kind in each),
@@ -137,6 +138,13 @@ def reasons(found: Json) -> list[str]:
         told.append(
             f"Side by side: CPU seconds per bootstrap, {cpu}; with 8, the {fleet['cores']} cores that "
             f"laptop, servers and PostgreSQL share are {busy:.0%} busy."
+        )
+        one, eight = (middle(fleet, "again_cpu_seconds", count) for count in ("1", "8"))
+        slow = max(fleet["check"], key=lambda n: max(fleet["check"][n]) / median(fleet["check"][n]))
+        told.append(
+            f"Reruns: one takes {one:.1f} CPU seconds of these cores, with all that answers it, and 8 "
+            f"{eight:.1f}. The laptop's Prefect gave up waiting for its own SQLite {fleet['locked']} "
+            f"times, and a check of {slow} took {max(fleet['check'][slow]):.0f} s once."
         )
     return told
 
