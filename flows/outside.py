@@ -12,7 +12,9 @@ from typing import Any, Literal
 import httpx
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_table_artifact
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
@@ -26,7 +28,7 @@ from blocks.secrets import read_secrets
 from flows.catalog import CHECK
 from flows.errors import Unreachable
 from flows.reach import Reach, reached, this_run
-from flows.resources.deployment import finished
+from flows.resources.deployment import ENDED, runs_of
 from flows.spec import ServerSpec
 
 SECONDS = 240
@@ -76,13 +78,20 @@ def look(server: ServerSpec, target: str) -> tuple[Verdict, str]:
         if (status := reach.status()) != "RUNNING":
             return "unreachable", f"its machine is {status}"
         try:
-            last = finished(reach.api(), CHECK, server.name)
+            last = last_check(reach.api(), server.name)
         except Exception as error:
             if not silent(error):
                 raise
             return "unreachable", secrets.redact(f"it cannot be reached: {_line(error)}")
     verdict, said = judge(last, server.self_check.interval_seconds, datetime.now(UTC))
     return verdict, secrets.redact(said)
+
+
+def last_check(api: SyncPrefectClient, server: str) -> FlowRun | None:
+    """The self-check that ended last, but for one that came too late or had to give way. One that
+    crashed before it began counts, too: its worker may be cut off from the server."""
+    runs = runs_of(api, CHECK, server, *ENDED, sort=FlowRunSort.END_TIME_DESC)
+    return runs[0] if runs else None
 
 
 def judge(last: FlowRun | None, interval: int, now: datetime) -> tuple[Verdict, str]:

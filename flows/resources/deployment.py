@@ -44,6 +44,7 @@ CHECK_SECONDS = 180.0
 STRAY = timedelta(seconds=60)
 """A check takes some seconds. One that is under way for longer has no process any more."""
 FIRST, LAST = FlowRunSort.EXPECTED_START_TIME_ASC, FlowRunSort.EXPECTED_START_TIME_DESC
+ENDED = ("COMPLETED", "FAILED", "CRASHED")
 SKIPPED = "Skipped"
 """The state of a run that came too late, and looked at nothing."""
 
@@ -213,27 +214,24 @@ class SelfCheck:
         return strays
 
     def _finished(self) -> FlowRun | None:
-        """The last run that came to an end, if of this version."""
-        last = finished(self.deployment.api(), self.deployment.flow, self.deployment.deployment)
-        return last if last and last.deployment_version == self.deployment.version else None
+        """The last run that came to an end, if of this version. One that had to give way did not, nor
+        one that was cut off before it began, as when its machine was stopped: it has looked at nothing.
+        """
+        runs = self._runs(*ENDED)
+        runs = [run for run in runs if run.run_count or run.state_type is not StateType.CRASHED]
+        ours = [run for run in runs[:1] if run.deployment_version == self.deployment.version]
+        return ours[0] if ours else None
 
     def _runs(self, *states: str, sort: FlowRunSort = LAST) -> list[FlowRun]:
         """The last runs in these states, or the first."""
         of = self.deployment
-        return _runs(of.api(), of.flow, of.deployment, *states, sort=sort)
+        return runs_of(of.api(), of.flow, of.deployment, *states, sort=sort)
 
 
-def finished(api: SyncPrefectClient, flow: str, deployment: str) -> FlowRun | None:
-    """The last run that came to an end. One that had to give way did not, nor one that was cut off
-    before it began, as when its machine was stopped: it has looked at nothing."""
-    runs = _runs(api, flow, deployment, "COMPLETED", "FAILED", "CRASHED", sort=LAST)
-    ended = (run for run in runs if run.run_count or run.state_type is not StateType.CRASHED)
-    return next(ended, None)
-
-
-def _runs(
+def runs_of(
     api: SyncPrefectClient, flow: str, deployment: str, *states: str, sort: FlowRunSort
 ) -> list[FlowRun]:
+    """A deployment's runs in these states, ten at most, but for those that came too late."""
     return api.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
         deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),

@@ -14,18 +14,16 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelled, Completed, Crashed, Failed, Running
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
 from blocks.compute import ApiError
 from blocks.secrets import Secrets
 from flows import outside
-from flows.catalog import CHECK
 from flows.errors import Final, Unreachable
-from flows.outside import check_server, judge, silent
+from flows.outside import check_server, judge, last_check, silent
 from flows.report import latest
-from flows.resources.deployment import finished
 from tests.flows.paper_world import SECRETS
 from tests.flows.test_compute_resources import spec
 from tests.prefect_server import prefect_api
@@ -168,15 +166,30 @@ def ran(api: SyncPrefectClient, name: str, *states: State[Any], flow: str = "che
 
 
 def test_the_self_check_that_finished_last_counts(api: SyncPrefectClient, name: str) -> None:
-    assert finished(api, CHECK, name) is None
+    assert last_check(api, name) is None
     ran(api, name, Failed(name="Unhealthy"), Completed(name="Healthy", message="the last"))
     ran(api, name, Completed(name="Skipped"), Cancelled(), Running())
     ran(api, f"{name}-2", Failed(name="Unhealthy", message="another server's"))
     ran(api, name, Failed(message="another flow's"), flow="etl")
-    last = finished(api, CHECK, name)
+    last = last_check(api, name)
     assert last
     assert last.state
     assert last.state.message == "the last"
+
+
+def test_a_self_check_that_crashed_before_it_began_counts(
+    api: SyncPrefectClient, name: str
+) -> None:
+    """Its worker may be cut off from the server."""
+    ran(api, name, Completed(name="Healthy"))
+    check = api.read_deployment_by_name(f"check-health/{name}")
+    made = api.create_flow_run_from_deployment(check.id)
+    states: list[State[Any]] = [Pending(), Crashed(message="cut off")]
+    for state in states:
+        api.set_flow_run_state(made.id, state, force=True)
+    last = last_check(api, name)
+    assert last
+    assert (last.state_type, last.run_count) == (StateType.CRASHED, 0)
 
 
 def told(monkeypatch: pytest.MonkeyPatch, ways: Ways) -> State[Any]:
