@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.story.conftest import DRIFT, NAME, Story
+from tests.story.faults import IDLE
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(420)]
 
@@ -18,7 +19,8 @@ BOUND = 150.0
 
 @pytest.fixture
 def healed(story: Story) -> Iterator[Story]:
-    """A server that a rerun brings back to its spec after the test."""
+    """A server at rest, whose own check tells of nothing, and that a rerun brings back to its spec."""
+    story.sql(*IDLE.words)
     yield story
     ended = story.run()
     assert ended.state in ("Changed", "Unchanged"), ended.message
