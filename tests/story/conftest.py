@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rehearsal import follow
+from rehearsal.control import Failed
 from tests.conftest import Cloud, Completed
 from tests.story.driver import Ended, Json
 from tests.story.faults import Step
@@ -57,7 +58,10 @@ class Story:
             state = follow.follow(client, run, seconds, lambda _tasks: None)
             assert state["type"] in follow.OVER, f"{deployment} has not ended in {seconds:.0f} s"
             key = f"{NAME}-resources" if deployment == BOOTSTRAP else f"{NAME}-drift"
-            rows = follow.table(client, key, run)
+            try:
+                rows = follow.table(client, key, run)
+            except Failed as error:
+                pytest.fail(f"{deployment} ended {follow.said(state)}: {error}", pytrace=False)
         return Ended(state["name"], state["message"] or "", time.monotonic() - began, rows)
 
     def root(self, script: str, *args: str, check: bool = True, timeout: float = 120) -> Completed:
