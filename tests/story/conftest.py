@@ -16,7 +16,7 @@ from rehearsal import follow
 from rehearsal.control import Failed
 from tests.conftest import Cloud, Completed
 from tests.story.driver import Ended, Json
-from tests.story.faults import Step
+from tests.story.faults import IDLE, Step
 
 NAME = "prefect-1"
 BOOTSTRAP, DRIFT = f"bootstrap-server/{NAME}", f"check-drift/{NAME}"
@@ -72,6 +72,10 @@ class Story:
     def api(self, verb: str, path: str, body: str) -> str:
         """Ask the new server's API, from the machine; ``{check}`` is its deployment's id."""
         return self.root(API, verb, path, body).stdout
+
+    def rests(self) -> None:
+        """Wait out the server's own check that is due or under way: it would tell of a fault, too."""
+        self.sql(*IDLE.words)
 
     def sql(self, statement: str) -> str:
         """Run SQL on the server's database, as the superuser; its output, unaligned."""

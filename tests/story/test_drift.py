@@ -23,7 +23,7 @@ from rehearsal import follow, laptop
 from tests.conftest import ROOT
 from tests.story.conftest import BOOTSTRAP, DRIFT, NAME, Story
 from tests.story.driver import Driver, Ended, Json, driver
-from tests.story.faults import CLIENTS, CLOUD, FAULTS, IDLE, ON_IT, SSH, TOML, Fault, Step
+from tests.story.faults import CLIENTS, CLOUD, FAULTS, ON_IT, SSH, TOML, Fault, Step
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(300)]
 
@@ -58,10 +58,6 @@ class Laptop:
         self.clean = False
         self.story.do(steps)
 
-    def rests(self) -> None:
-        """Wait out the self-check that a changed spec has brought: it would tell of a fault, too."""
-        self.story.sql(*IDLE.words)
-
     @contextmanager
     def requests(self) -> Iterator[list[Json]]:
         """Those that Google's computing and account APIs get meanwhile."""
@@ -87,7 +83,7 @@ def running(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def clean(running: Laptop) -> Iterator[Laptop]:
     """A server that is as in the spec, also for the next test, and at rest."""
-    running.rests()
+    running.story.rests()
     yield running
     if not running.clean:
         running.bootstrap()
@@ -296,7 +292,7 @@ def test_the_command_for_ci_exits_with_0_2_and_1(clean: Laptop, tmp_path: Path) 
     clean.clean = False
     clean.story.run()  # the command has the spec of prefect.yaml, without a label of its own
     assert exits(0, "Unchanged") == []
-    clean.rests()
+    clean.story.rests()
     clean.story.root(f"chmod 644 {TOML}")
     [row] = exits(2, "Drifted")
     assert (row["attribute"], row["desired"], row["actual"]) == ("mode", "600", "644")
@@ -322,7 +318,7 @@ def test_a_rerun_is_a_command_too_and_with_nothing_to_do_it_only_reads(clean: La
         assert said().startswith(f"{NAME}: Unchanged: 0 of ")
     methods = [each["method"] for each in requests]
     assert {method.rpartition(".")[2] for method in methods} <= READS
-    clean.rests()
+    clean.story.rests()
     clean.story.root(f"chmod 644 {TOML}")
     assert (
         clean.story.cloud.run(*command, "--dry-run", check=False, env=environment).returncode == 2

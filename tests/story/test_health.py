@@ -18,7 +18,7 @@ from rehearsal.control import Failed
 from tests.story.ailments import INSIDE, OUTSIDE, Ailment
 from tests.story.conftest import DRIFT, NAME, Story, tell
 from tests.story.driver import Driver, Ended, Json, driver
-from tests.story.faults import IDLE, UP
+from tests.story.faults import UP
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(420)]
 
@@ -115,7 +115,7 @@ def named(seen: Ended, ailment: Ailment) -> bool:
 def test_what_ails_a_server_is_named_by_its_check_until_it_is_lifted(
     alone: Patient, ailment: Ailment
 ) -> None:
-    alone.story.sql(*IDLE.words)
+    alone.story.rests()
     try:
         alone.story.do(ailment.spoil)
         if not ailment.lift:
@@ -148,7 +148,7 @@ def watched(patient: Patient) -> Patient:
 def test_what_a_server_cannot_say_itself_is_seen_from_outside(
     watched: Patient, ailment: Ailment
 ) -> None:
-    watched.story.sql(*IDLE.words)  # a check that is cut off keeps its place for five minutes
+    watched.story.rests()  # a check that is cut off keeps its place for five minutes
     try:
         watched.story.do(ailment.spoil)
         watched.until(watched.outside, lambda seen: {seen.state} == ailment.named)

@@ -18,7 +18,6 @@ from rehearsal import follow
 from tests.story.ailments import asked
 from tests.story.conftest import DRIFT, NAME, Story
 from tests.story.driver import Ended, driver
-from tests.story.faults import IDLE
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(420)]
 
@@ -83,7 +82,7 @@ def bootstrap(story: Story, log: Path) -> Iterator[Future[Ended]]:
 def test_in_a_flow_run_nothing_committed_is_lost_and_the_server_is_back_within_30_seconds(
     story: Story,
 ) -> None:
-    story.sql(*IDLE.words)
+    story.rests()
     completed = set(story.sql(COMPLETED).splitlines())
     assert completed
     story.root(*SLEEPER.words)

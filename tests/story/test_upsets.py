@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import pytest
 
 from tests.story.conftest import DRIFT, NAME, Story
-from tests.story.faults import IDLE
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(420)]
 
@@ -20,7 +19,7 @@ BOUND = 150.0
 @pytest.fixture
 def healed(story: Story) -> Iterator[Story]:
     """A server at rest, whose own check tells of nothing, and that a rerun brings back to its spec."""
-    story.sql(*IDLE.words)
+    story.rests()
     yield story
     ended = story.run()
     assert ended.state in ("Changed", "Unchanged"), ended.message
