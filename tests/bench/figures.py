@@ -133,18 +133,22 @@ def reasons(found: Json) -> list[str]:
         ]
     if "fleet" in found:
         fleet = found["fleet"]
+        cores = fleet["cores"]
         cpu = ", ".join(f"{n}: {s / int(n):.0f}" for n, s in fleet["cpu_seconds"].items())
-        busy = fleet["cpu_seconds"]["8"] / fleet["bootstrap"]["8"] / fleet["cores"]
+        busy = fleet["cpu_seconds"]["8"] / fleet["bootstrap"]["8"] / cores
         told.append(
-            f"Side by side: CPU seconds per bootstrap, {cpu}; with 8, the {fleet['cores']} cores that "
-            f"laptop, servers and PostgreSQL share are {busy:.0%} busy."
+            f"CPU seconds per bootstrap, side by side: {cpu}; for one, the {cores} cores that laptop, "
+            f"servers and PostgreSQL share need {fleet['cpu_seconds']['1'] / cores:.0f} s at the least, "
+            f"and with 8 they are {busy:.0%} busy."
         )
         one, eight = (middle(fleet, "again_cpu_seconds", count) for count in ("1", "8"))
         slow = max(fleet["check"], key=lambda n: max(fleet["check"][n]) / median(fleet["check"][n]))
+        longest, usual = max(fleet["check"][slow]), median(fleet["check"][slow])
+        once = f", and a check of {slow} took {longest:.0f} s once" if longest > 2 * usual else ""
         told.append(
-            f"Reruns: one takes {one:.1f} CPU seconds of these cores, with all that answers it, and 8 "
-            f"{eight:.1f}. The laptop's Prefect gave up waiting for its own SQLite {fleet['locked']} "
-            f"times, and a check of {slow} took {max(fleet['check'][slow]):.0f} s once."
+            f"Reruns: one takes {one:.1f} CPU seconds, with all that answers it, and 8 {eight:.1f}, for "
+            f"which these cores need {eight / cores:.1f} s at the least. The laptop's Prefect gave up "
+            f"waiting for its own SQLite {fleet['locked']} times{once}."
         )
     return told
 

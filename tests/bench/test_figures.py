@@ -113,11 +113,18 @@ def test_the_reasons_have_their_figures() -> None:
     said = "\n".join(reasons(FOUND))
     assert "plan 3.0 s, schema 6.0 s" in said
     assert "Google 0.4 s" in said
-    assert "1: 50, 2: 50, 8: 48; with 8, the 2 cores" in said
+    assert "1: 50, 2: 50, 8: 48; for one, the 2 cores" in said
+    assert "need 25 s at the least" in said
     assert "97% busy" in said
     assert "one takes 6.0 CPU seconds" in said
-    assert "SQLite 2 times, and a check of 4 took 70 s once" in said
+    assert "SQLite 2 times, and a check of 4 took 70 s once." in said
     assert all(f"* {reason}" in table(FOUND) for reason in reasons(FOUND))
+
+
+def test_a_check_that_took_as_long_as_the_others_is_not_spoken_of() -> None:
+    even = copy.deepcopy(FOUND)
+    even["fleet"]["check"]["4"] = [20.0, 21.0, 20.0]
+    assert "SQLite 2 times." in "\n".join(reasons(even))
 
 
 def test_the_readme_has_the_table_of_the_last_bench() -> None:
