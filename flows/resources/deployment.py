@@ -218,9 +218,9 @@ class SelfCheck:
         one that was cut off before it began, as when its machine was stopped: it has looked at nothing.
         """
         runs = self._runs(*ENDED)
-        runs = [run for run in runs if run.run_count or run.state_type is not StateType.CRASHED]
-        ours = [run for run in runs[:1] if run.deployment_version == self.deployment.version]
-        return ours[0] if ours else None
+        begun = (run for run in runs if run.run_count or run.state_type is not StateType.CRASHED)
+        last = next(begun, None)
+        return last if last and last.deployment_version == self.deployment.version else None
 
     def _runs(self, *states: str, sort: FlowRunSort = LAST) -> list[FlowRun]:
         """The last runs in these states, or the first."""
