@@ -20,6 +20,7 @@ from pathlib import Path
 from rehearsal.errors import Json
 from tests.bench import figures, measures, peers
 from tests.bench.lab import Lab, moment, opened
+from tests.bench.measures import Seconds, add
 from tests.bench.peers import Peer
 from tests.conftest import ROOT
 
@@ -30,13 +31,6 @@ FILES = {RAW: "raw", PYINFRA: "pyinfra", ANSIBLE: "ansible"}
 PARTS = ("rounds", "once", "fleet")
 AGAIN = 3
 """Reruns in a round."""
-
-Seconds = dict[str, dict[str, list[float]]]
-
-
-def add(seconds: Seconds, who: str, what: str, taken: float) -> None:
-    seconds.setdefault(who, {}).setdefault(what, []).append(round(taken, 2))
-    print(f"{taken:7.2f} s  {who}: {what}", flush=True)
 
 
 def turn(lab: Lab, seconds: Seconds, who: str) -> None:

@@ -64,6 +64,13 @@ while not select.select([sys.stdin], [], [], 0.01)[0]:
         longest, last = max(longest, now - last), now
 print(longest)
 """
+Seconds = dict[str, dict[str, list[float]]]
+
+
+def add(seconds: Seconds, who: str, what: str, taken: float) -> None:
+    """Note one more measurement, and say it."""
+    seconds.setdefault(who, {}).setdefault(what, []).append(round(taken, 2))
+    print(f"{taken:7.2f} s  {who}: {what}", flush=True)
 
 
 def ours(lab: Lab, module: str, names: Sequence[str] = (NAME,)) -> float:
@@ -203,13 +210,8 @@ def fleet(lab: Lab, tries: int) -> Json:
     first(lab)
     every = [NAME, *FLEET]
     bootstraps, cpu, memory = dict[str, float](), dict[str, float](), Json()
-    found: Json = {}
+    found: Seconds = {}
     locked = _locked()
-
-    def add(what: str, count: int, seconds: float) -> None:
-        found.setdefault(what, {}).setdefault(str(count), []).append(round(seconds, 2))
-        print(f"{count} servers, {what}: {seconds:.1f}", flush=True)
-
     for count in (1, 2, 4, 8):
         for name in every[count // 2 : count]:  # those of before
             lab.root("systemctl stop prefect-worker prefect-server", name)
@@ -223,11 +225,11 @@ def fleet(lab: Lab, tries: int) -> Json:
         ours(lab, "bootstrap", four)
     for _ in range(tries):
         for count in (1, 4, 16):
-            add("check", count, ours(lab, "drift", every[:count]))
+            add(found, "check", str(count), ours(lab, "drift", every[:count]))
         for count in (1, 8):
             busy = _busy()
-            add("again", count, ours(lab, "bootstrap", every[:count]))
-            add("again_cpu_seconds", count, _busy() - busy)
+            add(found, "again", str(count), ours(lab, "bootstrap", every[:count]))
+            add(found, "again_cpu_seconds", str(count), _busy() - busy)
     return {
         **found,
         "bootstrap": bootstraps,
