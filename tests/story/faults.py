@@ -94,13 +94,6 @@ SCHEDULED = sql(
     " EXIT WHEN EXISTS (SELECT FROM flow_run WHERE state_type = 'SCHEDULED');"
     " PERFORM pg_sleep(0.5); END LOOP; END $$"
 )
-# Until no self-check is on its way, which would be a next run, or end badly with what is spoiled.
-IDLE = sql(
-    "DO $$ BEGIN FOR i IN 1..60 LOOP EXIT WHEN NOT EXISTS (SELECT FROM flow_run"
-    " WHERE state_type IN ('PENDING', 'RUNNING') OR state_type = 'SCHEDULED'"
-    " AND next_scheduled_start_time < now() + interval '20 seconds');"
-    " PERFORM pg_sleep(0.5); END LOOP; END $$"
-)
 UV = "/opt/prefect/uv-*/bin/uv --quiet pip install --no-deps --python"
 # One more line in the metadata's ssh-keys.
 SECOND_KEY = """
